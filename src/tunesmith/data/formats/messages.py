@@ -1,0 +1,193 @@
+"""Dialogues as chat APIs write them: a column that holds a list of {role, content}, whatever the column is called.
+
+Also the one reader of turns, for every format that has them: content as text or parts, reasoning under its several
+names, tool calls, weights.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from tunesmith.conversation import Message, ToolCall
+from tunesmith.data.formats import Parsed
+from tunesmith.data.row import CONTENT_KEYS, ROLE_KEYS, RowError, is_message, kind
+from tunesmith.i18n import _
+
+CALL = "call"  # a turn that is nothing but a tool call: an assistant's
+ROLE_WORDS = {
+    **dict.fromkeys(("system", "developer"), "system"),
+    **dict.fromkeys(("user", "human"), "user"),
+    **dict.fromkeys(("assistant", "model", "ai", "gpt"), "assistant"),
+    **dict.fromkeys(("tool", "function", "ipython", "observation", "tool_response"), "tool"),
+    **dict.fromkeys(("function_call", "tool_call"), CALL),
+}
+REASONING_KEYS = ("thinking", "reasoning_content", "reasoning")
+WEIGHT_KEYS = ("loss_weight", "loss_scale", "weight", "train", "loss")
+OTHER_FORMATS = ("conversation_pair", "text", "prompt", "completion", "chosen", "rejected")
+
+_THINK = re.compile(r"\s*<think>(.*?)</think>\n*", re.DOTALL)
+
+
+def detect(row: dict[str, Any]) -> bool:
+    return len(_columns(row)) == 1
+
+
+def parse(row: dict[str, Any]) -> Parsed:
+    found = _columns(row)
+    if len(found) != 1:
+        raise RowError(
+            "no_messages", _("The row needs one column with a list of messages; it has {n}.").format(n=len(found))
+        )
+    return Parsed(turns(row[found[0]], found[0]), claimed=set(found))
+
+
+def has_turns(value: Any, role_keys: tuple[str, ...] = ROLE_KEYS) -> bool:
+    """Whether a value is a dialogue, perhaps with a broken turn, whose speakers stand under one of these keys."""
+    return isinstance(value, list) and any(is_message(turn) and any(key in turn for key in role_keys) for turn in value)
+
+
+def _columns(row: dict[str, Any]) -> list[str]:
+    return [name for name, value in row.items() if name not in OTHER_FORMATS and has_turns(value, ("role",))]
+
+
+def turns(value: Any, place: str, words: Mapping[str, str] = ROLE_WORDS) -> list[Message]:
+    """Messages of a list of turns; `place` is the column's name for what goes wrong, `words` the known roles."""
+    if not isinstance(value, list):
+        reason = _("{place} is {kind}; expected a list of messages.").format(place=place, kind=kind(value))
+        raise RowError("no_messages", reason)
+    return [_turn(item, f"{place}[{i}]", words) for i, item in enumerate(value)]
+
+
+def _turn(item: Any, place: str, words: Mapping[str, str]) -> Message:
+    if not isinstance(item, dict):
+        reason = _("{place} is {kind}; expected a message with a role and content.")
+        raise RowError("content_type", reason.format(place=place, kind=kind(item)))
+    role = _role(item, place, words)
+    content, reasoning, calls = _content(item, place)
+    for key in REASONING_KEYS:
+        reasoning.append(_string(item.get(key) or "", f"{place}.{key}"))
+    if role in ("assistant", CALL):
+        inline, content = _inline_reasoning(content, place)
+        reasoning.append(inline)
+    if role == CALL:
+        calls, content, role = [*calls, *tool_calls(content, place)], "", "assistant"
+    for key in ("tool_calls", "function_call"):
+        calls += tool_calls(item[key], f"{place}.{key}") if item.get(key) else []
+    thoughts = list(dict.fromkeys(filter(str.strip, reasoning)))
+    if role != "assistant" and (thoughts or calls):
+        raise RowError("role", _("{place}: only the assistant can reason or call tools.").format(place=place))
+    return Message(
+        role,
+        content,
+        "\n".join(thoughts) or None,
+        tuple(calls),
+        item.get("name") if isinstance(item.get("name"), str) else None,
+        item.get("tool_call_id") if isinstance(item.get("tool_call_id"), str) else None,
+        _weight(item, place),
+    )
+
+
+def _role(item: dict[str, Any], place: str, words: Mapping[str, str]) -> str:
+    key = next((key for key in ROLE_KEYS if key in item), "role")
+    word = item.get(key)
+    if not isinstance(word, str) or word.strip().lower() not in words:
+        reason = _("{place} is {word}; expected system, user, assistant or tool.")
+        raise RowError("unknown_role", reason.format(place=f"{place}.{key}", word=repr(word)[:60]))
+    return words[word.strip().lower()]
+
+
+def _string(value: Any, place: str) -> str:
+    if not isinstance(value, str):
+        reason = _("{place} is {kind}; expected text.").format(place=place, kind=kind(value))
+        raise RowError("content_type", reason)
+    return value
+
+
+def _content(item: dict[str, Any], place: str) -> tuple[str, list[str], list[ToolCall]]:
+    """Text, reasoning and tool calls of a turn's content, which is text or a list of parts."""
+    key = next((key for key in CONTENT_KEYS if key in item), "content")
+    content = item.get(key)
+    # Beside tool calls an API sends no content, or null.
+    if content is None and any(item.get(other) for other in ("tool_calls", "function_call", *REASONING_KEYS)):
+        return "", [], []
+    if not isinstance(content, list):
+        return _string(content, f"{place}.{key}"), [], []
+    return _parts(content, f"{place}.{key}")
+
+
+def _parts(parts: list[Any], place: str) -> tuple[str, list[str], list[ToolCall]]:
+    said = ""
+    reasoning: list[str] = []
+    calls: list[ToolCall] = []
+    for i, part in enumerate(parts):
+        at = f"{place}[{i}]"
+        if isinstance(part, str):
+            said += part
+            continue
+        if not isinstance(part, dict):
+            raise RowError(
+                "content_part", _("{place} is {sort}; only text can be trained.").format(place=at, sort=kind(part))
+            )
+        sort = str(part.get("type", "text"))
+        held = next((part[name] for name in (*CONTENT_KEYS, sort) if name in part), part)
+        if sort in ("text", "input_text", "output_text"):
+            said += _string(held, at)
+        elif sort in REASONING_KEYS:
+            reasoning.append(_string(held, at))
+        elif sort in ("tool_call", "tool_calls", "tool_use", "function_call"):
+            calls += tool_calls(held, at)
+        else:
+            raise RowError(
+                "content_part", _("{place} is {sort}; only text can be trained.").format(place=at, sort=sort)
+            )
+    return said, reasoning, calls
+
+
+def _inline_reasoning(content: str, place: str) -> tuple[str, str]:
+    """Reasoning in a `<think>` block at the beginning of an answer, and the answer after it."""
+    if not content.lstrip().startswith("<think>"):
+        return "", content
+    block = _THINK.match(content)
+    if not block:
+        raise RowError("unclosed_think", _("{place} opens <think> and never closes it.").format(place=place))
+    return block[1].strip("\n"), content[block.end() :]
+
+
+def tool_calls(value: Any, place: str) -> list[ToolCall]:
+    """Calls of tools: one or a list, as objects or as the JSON text of them."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError) as error:
+            raise RowError("tool_call", _("{place} is not JSON: {why}.").format(place=place, why=error)) from error
+    return [_tool_call(call, place) for call in (value if isinstance(value, list) else [value])]
+
+
+def _tool_call(call: Any, place: str) -> ToolCall:
+    outer = call if isinstance(call, dict) else {}
+    function = outer["function"] if isinstance(outer.get("function"), dict) else outer
+    name = function.get("name")
+    arguments = next((function[key] for key in ("arguments", "parameters", "input") if key in function), None)
+    if isinstance(arguments, str):
+        try:
+            decoded = json.loads(arguments)
+        except (ValueError, RecursionError):
+            decoded = None
+        arguments = decoded if isinstance(decoded, dict) else arguments
+    if not isinstance(name, str) or not name or not isinstance(arguments, dict | str | None):
+        raise RowError("tool_call", _("{place} is not a call with a name and arguments.").format(place=place))
+    call_id = outer.get("id")
+    return ToolCall(name, {} if arguments is None else arguments, call_id if isinstance(call_id, str) else None)
+
+
+def _weight(item: dict[str, Any], place: str) -> float | None:
+    """The turn's weight in the loss: the product of those given, true and false being 1 and 0."""
+    given = [(key, item[key]) for key in WEIGHT_KEYS if item.get(key) is not None]
+    for key, value in given:
+        if not isinstance(value, int | float) or not 0 <= value < math.inf:
+            raise RowError("weight", _("{place}.{key} is not a weight from 0 upwards.").format(place=place, key=key))
+    return math.prod(float(value) for _key, value in given) if given else None

@@ -1,0 +1,18 @@
+"""A question and its answer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tunesmith.data.formats import Parsed, only_text, parse_pair
+
+PROMPTS = ("question", "problem")
+ANSWERS = ("answer", "solution", "response")
+
+
+def detect(row: dict[str, Any]) -> bool:
+    return bool(only_text(row, PROMPTS) and only_text(row, ANSWERS))
+
+
+def parse(row: dict[str, Any]) -> Parsed:
+    return parse_pair(row, PROMPTS, ANSWERS)

@@ -1,0 +1,35 @@
+"""ShareGPT: a column that holds a list of {from, value}, with the many words that such files have for the speakers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tunesmith.data.formats import Parsed
+from tunesmith.data.formats.messages import OTHER_FORMATS, ROLE_WORDS, has_turns, turns
+from tunesmith.data.row import RowError
+from tunesmith.i18n import _
+
+WORDS = {
+    **ROLE_WORDS,
+    **dict.fromkeys(("系统",), "system"),
+    **dict.fromkeys(("prompter", "用户"), "user"),
+    **dict.fromkeys(("bot", "chatgpt", "助手"), "assistant"),
+    **dict.fromkeys(("observations", "function_response"), "tool"),
+}
+
+
+def detect(row: dict[str, Any]) -> bool:
+    return len(_columns(row)) == 1
+
+
+def parse(row: dict[str, Any]) -> Parsed:
+    found = _columns(row)
+    if len(found) != 1:
+        raise RowError(
+            "no_messages", _("The row needs one column with a list of turns; it has {n}.").format(n=len(found))
+        )
+    return Parsed(turns(row[found[0]], found[0], WORDS), claimed=set(found))
+
+
+def _columns(row: dict[str, Any]) -> list[str]:
+    return [name for name, value in row.items() if name not in OTHER_FORMATS and has_turns(value, ("from", "speaker"))]

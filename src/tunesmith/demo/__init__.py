@@ -1,0 +1,1 @@
+"""The whole way on a small real model: a task that tunesmith writes itself, and the model that learns it."""

@@ -1,0 +1,172 @@
+"""What lies in a folder of weights, read from safetensors headers: names, shapes, types, a fingerprint.
+
+Opens no tensor as a tensor and needs no torch; what a model makes of the weights is load's and check's business.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tunesmith.errors import ModelError, Problem
+from tunesmith.i18n import _
+from tunesmith.rundir import write_json
+
+ORIGIN = "tunesmith.json"  # beside an adapter
+
+_HEADER_LIMIT = 100_000_000  # bytes; the format's own limit
+_SAMPLES = 16  # tensors whose bytes enter a fingerprint
+_SAMPLE = 65_536  # bytes of each
+_ESSENTIALS = ("model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size", "hidden_act")
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """One tensor on disk: `start` and `end` are byte offsets into `file`, `dtype` is spelled as safetensors does."""
+
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+    @property
+    def numel(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def bits(self) -> int:
+        """Bits of one element: the digits of BF16, F8_E4M3, I64 and so on; BOOL has none and takes a byte."""
+        digits = re.match(r"[A-Z]+(\d+)", self.dtype)
+        return int(digits[1]) if digits else 8
+
+
+def read_header(file: Path) -> dict[str, Tensor]:
+    """The tensors of one safetensors file by name. Raises ModelError where the file is cut short or damaged."""
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        first = stream.read(8)
+        length = struct.unpack("<Q", first)[0] if len(first) == 8 else size
+        if length > min(size - 8, _HEADER_LIMIT):
+            raise ModelError(_("is cut short or is no safetensors file. Download it again."), str(file))
+        try:
+            header = json.loads(stream.read(length))
+            found = {
+                name: Tensor(
+                    file, entry["dtype"], tuple(entry["shape"]), *(8 + length + o for o in entry["data_offsets"])
+                )
+                for name, entry in header.items()
+                if name != "__metadata__"
+            }
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise ModelError(_("has a damaged header. Download it again."), str(file)) from None
+    end = max((tensor.end for tensor in found.values()), default=8 + length)
+    if end != size:
+        problem = _("has {size} bytes; its header speaks of {end}. Download it again.")
+        raise ModelError(problem.format(size=size, end=end), str(file))
+    for name, tensor in found.items():
+        if (tensor.end - tensor.start) * 8 != tensor.numel * tensor.bits:
+            raise ModelError(_("has a damaged header at {name}.").format(name=name), str(file))
+    return found
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a model folder, by its index where it has one; they need not exist.
+
+    Raises ModelError for a folder without any, and names the pickled ones that are not read.
+    """
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        try:
+            return [folder / name for name in sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))]
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise ModelError(_("is damaged. Download it again."), str(index)) from None
+    files = sorted(folder.glob("*.safetensors"))
+    if not files and any(folder.glob("*.bin")):
+        raise ModelError(
+            _("holds only pickled weights (.bin), which can run any code. Take a copy with .safetensors files."),
+            str(folder),
+        )
+    if not files:
+        raise ModelError(_("holds no weights: a .safetensors file is expected."), str(folder))
+    return files
+
+
+def tensors(folder: Path) -> dict[str, Tensor]:
+    """Every tensor of a model folder by name. Raises ModelError with all the files that are missing or damaged."""
+    found: dict[str, Tensor] = {}
+    problems: list[Problem] = []
+    for file in weight_files(folder):
+        if not file.is_file():
+            problems.append(Problem(str(file), _("is missing. Download the model again.")))
+            continue
+        try:
+            found |= read_header(file)
+        except ModelError as error:
+            problems += error.problems
+    if problems:
+        raise ModelError(problems)
+    return found
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json of a model folder. Raises ModelError where there is none, or a damaged one."""
+    path = folder / "config.json"
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelError(_("has no config.json: it is no model folder."), str(folder)) from None
+    except (OSError, ValueError) as error:
+        raise ModelError(_("cannot be read: {reason}.").format(reason=error), str(path)) from None
+    if not isinstance(value, dict):
+        raise ModelError(_("is damaged: an object is expected."), str(path))
+    return value
+
+
+def text_config(config: dict[str, Any]) -> dict[str, Any]:
+    """The part of a config.json that speaks of the language model; a model that also sees keeps it one level down."""
+    inner = config.get("text_config")
+    return config | inner if isinstance(inner, dict) else config
+
+
+def fingerprint(folder: Path) -> str:
+    """Sixteen hex digits that tell one base model from another, the same wherever the same files lie.
+
+    Of config.json what changes the function and not the shapes, every tensor's name, shape and type, and the first
+    bytes of some matrices. How the tensors are spread over files does not matter.
+    """
+    config = text_config(read_config(folder))
+    found = tensors(folder)
+    names = sorted(found)
+    essence = [[name, config.get(name)] for name in _ESSENTIALS]
+    essence += [[name, found[name].dtype, found[name].shape] for name in names]
+    state = hashlib.sha256(json.dumps(essence).encode())
+    matrices = [name for name in names if len(found[name].shape) > 1]
+    for name in matrices[:: max(1, len(matrices) // _SAMPLES)]:
+        tensor = found[name]
+        with tensor.file.open("rb") as stream:
+            stream.seek(tensor.start)
+            state.update(stream.read(min(_SAMPLE, tensor.end - tensor.start)))
+    return state.hexdigest()[:16]
+
+
+def write_origin(adapter: Path, base: str, mark: str) -> None:
+    """Record beside an adapter which base model it belongs to: the base's name and its fingerprint."""
+    write_json(adapter / ORIGIN, {"format": 1, "base": base, "base_fingerprint": mark})
+
+
+def read_origin(adapter: Path) -> tuple[str, str] | None:
+    """The base's name and fingerprint that `write_origin` recorded; None beside an adapter from elsewhere."""
+    try:
+        found = json.loads((adapter / ORIGIN).read_text(encoding="utf-8"))
+        return str(found["base"]), str(found["base_fingerprint"])
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ModelError(_("is damaged. Take another checkpoint."), str(adapter / ORIGIN)) from None

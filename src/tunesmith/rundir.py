@@ -1,0 +1,271 @@
+"""A run folder and the questions to it: which checkpoints, which is best, what does a RUN on a command line mean.
+
+The interface between training, evaluation, the web page and export: what they share is files, and this is where the
+files' names stand. Reads JSON and file sizes; knows nothing of weights, settings or how a run was made.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tunesmith.errors import Problem, RunError
+from tunesmith.i18n import _
+
+RUN = "run.json"
+MANIFEST = "manifest.json"
+METRICS = "metrics.jsonl"
+ADAPTER = "adapter_config.json"
+MODEL = "config.json"
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_DEPTH = 4  # how far below its start a search for runs goes
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A complete checkpoint folder. The numbers are None where they were not measured."""
+
+    path: Path
+    step: int
+    eval_loss: float | None = None
+    loss: float | None = None
+    epoch: float | None = None
+
+    def verify(self) -> list[str]:
+        """What is wrong with the files that the manifest lists; empty if nothing is."""
+        problems = []
+        for name, record in _read_json(self.path / MANIFEST).get("files", {}).items():
+            file = self.path / name
+            if not file.is_file():
+                problems.append(_("{file} is missing.").format(file=file))
+            elif file.stat().st_size != record["size"]:
+                problems.append(
+                    _("{file} has {found} bytes; {expected} were written.").format(
+                        file=file, found=file.stat().st_size, expected=record["size"]
+                    )
+                )
+            elif digest(file) != record:
+                problems.append(_("{file} has changed since it was written.").format(file=file))
+        return problems
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a RUN on a command line means.
+
+    `base` and `tokenizer` are folders, GGUF files or hub ids; `adapter` is a folder or None; `run` and `step` say where
+    it came from, if from a run. `why` is one line for the user: what was taken, why, and how to get another.
+    """
+
+    base: str
+    adapter: Path | None
+    tokenizer: str
+    run: Path | None
+    step: int | None
+    why: str
+
+
+def digest(file: Path) -> dict[str, Any]:
+    """What a manifest records of a file: its size in bytes and its sha256."""
+    with file.open("rb") as stream:
+        return {"size": file.stat().st_size, "sha256": hashlib.file_digest(stream, "sha256").hexdigest()}
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file so that a reader, or a crash, never meets half of it."""
+    text = json.dumps(value, ensure_ascii=False, indent=2) + "\n"
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(path)
+
+
+def record(run: Path) -> dict[str, Any]:
+    """run.json. Raises RunError where there is none, or none that can be read."""
+    return _read_json(run / RUN)
+
+
+def checkpoints(run: Path) -> list[Checkpoint]:
+    """The complete checkpoints of a run, oldest first. One without a manifest was never finished and is none."""
+    found = []
+    for path in run.glob("checkpoint-*"):
+        if re.fullmatch(r"checkpoint-\d+", path.name) and (path / MANIFEST).is_file():
+            manifest = _read_json(path / MANIFEST)
+            numbers = {name: manifest.get(name) for name in ("eval_loss", "loss", "epoch")}
+            found.append(Checkpoint(path, int(path.name.removeprefix("checkpoint-")), **numbers))
+    return sorted(found, key=lambda checkpoint: checkpoint.step)
+
+
+def latest(run: Path) -> Checkpoint | None:
+    return next(reversed(checkpoints(run)), None)
+
+
+def best(run: Path) -> Checkpoint | None:
+    """The checkpoint with the lowest evaluation loss (of equal ones the oldest), or the newest if none was measured."""
+    measured = filter(_measured, checkpoints(run))
+    return min(measured, key=lambda checkpoint: checkpoint.eval_loss or 0.0, default=None) or latest(run)
+
+
+def metrics(run: Path) -> list[dict[str, Any]]:
+    """The records of metrics.jsonl. A line that a crash cut short is left out."""
+    path = run / METRICS
+    if not path.is_file():
+        return []
+    records = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            continue
+    return records
+
+
+def runs(root: Path) -> list[Path]:
+    """The run folders in and below `root`, newest first. Hidden folders and the insides of runs are not searched."""
+    return sorted(_walk(root, _DEPTH), key=lambda run: (-(run / RUN).stat().st_mtime, run))
+
+
+def find(
+    run: str,
+    *,
+    checkpoint: str = "best",
+    base: bool = False,
+    model: str | None = None,
+    tokenizer: str | None = None,
+) -> Target:
+    """What RUN means: a run folder, a checkpoint in it, a peft adapter, a model folder, a GGUF file or a hub id.
+
+    `checkpoint` is best, last or a step; `base` leaves out what was trained; `model` and `tokenizer` replace the
+    recorded ones. Raises RunError, which lists what exists and what to type.
+    """
+    path = Path(run).expanduser()
+    if (path / RUN).is_file():
+        return _from_run(path, checkpoint, base, model, tokenizer)
+    if checkpoint != "best":
+        problem = _("is not a run folder; --checkpoint {name} has nothing to choose from.")
+        raise RunError(problem.format(name=checkpoint), run)
+    if (path / MANIFEST).is_file() and (path.absolute().parent / RUN).is_file():
+        return _from_run(path.absolute().parent, path.absolute().name, base, model, tokenizer)
+    if (path / ADAPTER).is_file():
+        return _from_adapter(path, base, model, tokenizer)
+    if model is not None:
+        problem = _("is not an adapter; --model {model} has nothing to be the base of.")
+        raise RunError(problem.format(model=model), run)
+    if (path / MODEL).is_file() or (path.is_file() and path.suffix.lower() == ".gguf"):
+        return Target(str(path), None, tokenizer or str(path), None, None, _as_it_is(run))
+    if _is_hub_id(run):
+        return Target(run, None, tokenizer or run, None, None, _as_it_is(run))
+    raise _nothing_there(run, path)
+
+
+def _from_run(run: Path, asked: str, base: bool, model: str | None, tokenizer: str | None) -> Target:
+    known = record(run)
+    origin = model or known.get("base")
+    if not origin:
+        raise RunError(_("names no base model. Give it with --model."), str(run / RUN))
+    tokenizer = tokenizer or known.get("tokenizer") or origin
+    if base:
+        why = _("Base model {base}, without what was trained; leave out --base for the trained one.")
+        return Target(origin, None, tokenizer, run, None, why.format(base=origin))
+    chosen = _choose(run, asked)
+    if (chosen.path / ADAPTER).is_file():
+        return Target(origin, chosen.path, tokenizer, run, chosen.step, _why(run, chosen, asked))
+    return Target(str(chosen.path), None, tokenizer, run, chosen.step, _why(run, chosen, asked))
+
+
+def _from_adapter(path: Path, base: bool, model: str | None, tokenizer: str | None) -> Target:
+    origin = model or _read_json(path / ADAPTER).get("base_model_name_or_path")
+    if not origin:
+        raise RunError(_("names no base model. Give it with --model."), str(path / ADAPTER))
+    own = str(path) if (path / "tokenizer.json").is_file() else origin
+    if base:
+        why = _("Base model {base}, without the adapter; leave out --base for both.").format(base=origin)
+        return Target(origin, None, tokenizer or own, None, None, why)
+    why = _("Adapter {path} on the base model {base}; --model takes another base.").format(path=path, base=origin)
+    return Target(origin, path, tokenizer or own, None, None, why)
+
+
+def _choose(run: Path, asked: str) -> Checkpoint:
+    """The checkpoint that `asked` (best, last, 140, checkpoint-140) means."""
+    known = checkpoints(run)
+    if not known:
+        raise RunError(_("has no complete checkpoint yet. Go on with train --resume, or take --base."), str(run))
+    named = {str(checkpoint.step): checkpoint for checkpoint in known}
+    named |= {"last": known[-1], "best": best(run) or known[-1]}
+    chosen = named.get(asked.removeprefix("checkpoint-"))
+    if chosen is None:
+        problem = _("has no checkpoint {name}. --checkpoint takes best, last or one of: {steps}.")
+        steps = ", ".join(str(checkpoint.step) for checkpoint in known)
+        raise RunError(problem.format(name=asked, steps=steps), str(run))
+    return chosen
+
+
+def _why(run: Path, chosen: Checkpoint, asked: str) -> str:
+    if asked not in ("best", "last"):
+        why = _("{name}: as you named it; --checkpoint best takes the best of the run.")
+    elif asked == "last":
+        why = _("{name}: newest of {count}; --checkpoint best takes the one with the lowest evaluation loss.")
+    elif _measured(chosen):
+        why = _("{name}: lowest evaluation loss ({loss:.3f}) of {count}; --checkpoint last takes the newest.")
+    else:
+        why = _("{name}: newest of {count}, none has an evaluation loss; --checkpoint N takes step N.")
+    return why.format(name=chosen.path.name, count=len(checkpoints(run)), loss=chosen.eval_loss or 0.0)
+
+
+def _measured(checkpoint: Checkpoint) -> bool:
+    return checkpoint.eval_loss is not None and math.isfinite(checkpoint.eval_loss)
+
+
+def _as_it_is(model: str) -> str:
+    return _("Model {model}, as it is.").format(model=model)
+
+
+def _is_hub_id(name: str) -> bool:
+    """OWNER/NAME, unless OWNER is a folder here: then a path was meant."""
+    return bool(_HUB_ID.fullmatch(name)) and not Path(name).exists() and not Path(name).parent.is_dir()
+
+
+def _nothing_there(run: str, path: Path) -> RunError:
+    if path.exists():
+        problem = _("is neither a run, a checkpoint, an adapter, a model folder nor a GGUF file.")
+    else:
+        problem = _("does not exist. A model of the hub is written OWNER/NAME.")
+    root = next((folder for folder in (path, *path.parents) if folder.is_dir()), Path())
+    nearby = runs(root)[:10]
+    found = [Problem("", _("There is the run {run}.").format(run=known)) for known in nearby]
+    return RunError([Problem(run, problem), *found])
+
+
+def _walk(folder: Path, depth: int) -> Iterator[Path]:
+    if (folder / RUN).is_file():
+        yield folder
+    elif depth:
+        try:
+            inside = [entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
+        except OSError:  # unreadable folders hold no run of ours
+            return
+        for entry in inside:
+            if not entry.is_symlink():
+                yield from _walk(entry, depth - 1)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RunError(_("cannot be read: {reason}.").format(reason=error.strerror), str(path)) from None
+    except ValueError as error:
+        raise RunError(_("is damaged: {reason}.").format(reason=error), str(path)) from None
+    if not isinstance(value, dict):
+        raise RunError(_("is damaged: an object is expected."), str(path))
+    return value

@@ -1,0 +1,217 @@
+"""Text to ids and back, by tokenizer.json alone: which ids are control, and how ordinary text avoids them.
+
+Knows nothing of conversations or templates. Reads files through `tokenizers`; neither torch nor transformers is loaded.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer as RustTokenizer
+
+from tunesmith.errors import ModelError
+from tunesmith.i18n import _
+
+# Markers that families train as structure although their tokenizers do not flag them as special.
+MARKERS = frozenset(
+    "<think> </think> <tool_call> </tool_call> <tool_response> </tool_response> <tools> </tools>"
+    " <|fim_prefix|> <|fim_middle|> <|fim_suffix|> <|fim_pad|> <|repo_name|> <|file_sep|>".split()
+)
+# Stands for a control token in the tokenizer for ordinary text: a Unicode noncharacter, which no text contains.
+UNREACHABLE = "\ufdef"
+REMEMBERED = 100_000  # texts: system prompts and turns come back in every context of a dialogue
+
+
+class Tokenizer:
+    """The tokenizer of a folder. `template` is the chat template's source: markers in it are control tokens."""
+
+    def __init__(self, folder: str | Path, template: str = "") -> None:
+        self.folder = Path(folder)
+        self.spec = _read(self.folder / "tokenizer.json")
+        self.config = _read(self.folder / "tokenizer_config.json", optional=True)
+        self.special_tokens = self._special_tokens()
+        self.control = self._control_tokens(template)
+        self._seen: dict[tuple[str, bool], list[int]] = {}
+
+    @cached_property
+    def full(self) -> RustTokenizer:
+        """The tokenizer as it lies in the folder: for reading ids back."""
+        return RustTokenizer.from_file(str(self.folder / "tokenizer.json"))
+
+    @cached_property
+    def _plain(self) -> RustTokenizer:
+        return self._without_control(self.spec)
+
+    @cached_property
+    def _continuation(self) -> RustTokenizer:
+        spec = _no_prefix_space(self.spec)
+        return self._plain if spec == self.spec else self._without_control(spec)
+
+    def _special_tokens(self) -> dict[str, str]:
+        """bos_token, eos_token and so on, as the template calls them."""
+        found = _read(self.folder / "special_tokens_map.json", optional=True) | self.config
+        names = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
+        values = {name: found.get(name) for name in names}
+        texts = {name: v.get("content") if isinstance(v, dict) else v for name, v in values.items()}
+        return {name: text for name, text in texts.items() if isinstance(text, str)}
+
+    def _control_tokens(self, template: str) -> dict[str, int]:
+        """Text -> id of every added token that is special, or that the template or a family uses as a marker; and of
+        what a template names as made for it, added or not ("sop" of ChatGLM3 is a piece of words as text)."""
+        vocab = self.spec["model"].get("vocab", {})
+        named = {t: vocab[t] for t in made_for(template) if isinstance(vocab, dict) and t in vocab}
+        return named | {
+            token["content"]: token["id"]
+            for token in self.spec.get("added_tokens", [])
+            if token["special"]
+            or token["content"] in MARKERS
+            or (_looks_like_marker(token["content"]) and token["content"] in template)
+        }
+
+    def _without_control(self, spec: dict[str, Any]) -> RustTokenizer:
+        """The tokenizer of ordinary text. Other added tokens ("\\n" in Baichuan2, "ö" in DeepSeek) keep their ids."""
+        vocab = spec["model"].get("vocab", {})
+        known = vocab if isinstance(vocab, dict) else {piece[0] for piece in vocab}
+        kept = []
+        for token in spec.get("added_tokens", []):
+            if token["content"] not in self.control:
+                kept.append(token)
+            elif token["content"] not in known:  # it must go on taking up its id, or all after it would move
+                kept.append(token | {"content": f"{UNREACHABLE}{token['id']}"})
+        plain = spec | {"added_tokens": kept, "post_processor": None, "truncation": None, "padding": None}
+        tokenizer = RustTokenizer.from_str(json.dumps(plain))
+        moved = [t["content"] for t in kept if tokenizer.token_to_id(t["content"]) != t["id"]]
+        if moved:
+            raise ModelError(
+                _("The ids of these added tokens do not follow the vocabulary: {tokens}.").format(tokens=moved[:5]),
+                place=str(self.folder / "tokenizer.json"),
+            )
+        return tokenizer
+
+    @cached_property
+    def control_ids(self) -> frozenset[int]:
+        return frozenset(self.control.values())
+
+    @cached_property
+    def control_pattern(self) -> re.Pattern[str]:
+        """Finds control tokens in text, the longest first, with the white space that some of them swallow."""
+        added = {t["content"]: t for t in self.spec.get("added_tokens", [])}
+
+        def swallows(text: str, side: str) -> str:
+            return r"\s*" if added.get(text, {}).get(side) else ""
+
+        parts = [
+            swallows(text, "lstrip") + re.escape(text) + swallows(text, "rstrip")
+            for text in sorted(self.control, key=len, reverse=True)
+        ]
+        return re.compile("(" + "|".join(parts) + ")" if parts else "(?!)()")
+
+    def has(self, tokens: list[str]) -> bool:
+        """Whether all of these are control tokens here, that is, whether a template made for them fits."""
+        return all(token in self.control for token in tokens)
+
+    def id_of(self, token: str | None) -> int | None:
+        if token is None or token in self.control:
+            return self.control.get(token or "")
+        return self._plain.token_to_id(token)
+
+    @property
+    def eos_id(self) -> int | None:
+        return self.id_of(self.special_tokens.get("eos_token"))
+
+    @property
+    def pad_id(self) -> int:
+        """The pad token's id; where there is none, eos or 0: padding is masked by place and never by its id."""
+        for name in ("pad_token", "eos_token", "unk_token"):
+            found = self.id_of(self.special_tokens.get(name))
+            if found is not None:
+                return found
+        return 0
+
+    def text_ids(self, text: str, *, continuation: bool = False) -> list[int]:
+        """Ids of ordinary text: no control id ever comes out. `continuation`: no prefix space is put before it."""
+        if not text:
+            return []
+        key = (text, continuation)
+        if key not in self._seen:
+            if len(self._seen) > REMEMBERED:
+                self._seen.clear()
+            tokenizer = self._continuation if continuation else self._plain
+            ids = tokenizer.encode(text, add_special_tokens=False).ids
+            if not self.control_ids.isdisjoint(ids):  # a vocabulary whose merges spell a control token
+                ids = [i for piece in self._broken(text) for i in self._continuation.encode(piece).ids]
+            self._seen[key] = ids
+        return self._seen[key]
+
+    def _broken(self, text: str) -> list[str]:
+        """The text cut inside each control token that is spelled in it."""
+        cuts = [m.start() + 1 for m in self.control_pattern.finditer(text)]
+        return [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
+
+    def decode(self, ids: list[int], *, skip_special_tokens: bool = True) -> str:
+        return self.full.decode(ids, skip_special_tokens=skip_special_tokens)
+
+    def token_text(self, token_id: int) -> str:
+        return self.full.decode([token_id], skip_special_tokens=False)
+
+
+def made_for(template: str) -> list[str]:
+    """The control tokens that a template names in its first comment."""
+    first = re.match(r"\{#-? made for: (.*?) -?#\}", template)
+    return first.group(1).split() if first else []
+
+
+def _looks_like_marker(text: str) -> bool:
+    return len(text) > 1 and not text.isspace() and not text.isalnum()
+
+
+def _no_prefix_space(node: Any) -> Any:
+    """A tokenizer's description in which nothing puts a space before the text."""
+    if isinstance(node, list):
+        return [_no_prefix_space(item) for item in node if not _is_prepend(item)]
+    if not isinstance(node, dict):
+        return node
+    changed = {
+        key: None if key == "normalizer" and _is_prepend(value) else _no_prefix_space(value)
+        for key, value in node.items()
+        if key not in ("model", "added_tokens")
+    }
+    if node.get("type") == "Metaspace":
+        changed |= {"prepend_scheme": "never"}
+    if node.get("type") == "ByteLevel":
+        changed |= {"add_prefix_space": False}
+    return node | changed
+
+
+def _is_prepend(node: Any) -> bool:
+    return isinstance(node, dict) and node.get("type") == "Prepend"
+
+
+def _read(path: Path, *, optional: bool = False) -> dict[str, Any]:
+    if optional and not path.exists():
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelError(_("The file is missing. Give a folder that holds a tokenizer."), place=str(path)) from None
+    except (OSError, ValueError) as error:
+        raise ModelError(_("The file can't be read as JSON: {why}.").format(why=error), place=str(path)) from None
+    if not isinstance(value, dict):
+        raise ModelError(_("The file holds no JSON object."), place=str(path))
+    return value
+
+
+def own_chat_template(folder: Path) -> str | None:
+    """The chat template that lies with a tokenizer; of several named ones, `default`."""
+    path = folder / "chat_template.jinja"
+    if path.exists():
+        return path.read_text(encoding="utf-8")
+    found = _read(folder / "tokenizer_config.json", optional=True).get("chat_template")
+    if isinstance(found, list):
+        named = {t.get("name"): t.get("template") for t in found if isinstance(t, dict)}
+        found = named.get("default")
+    return found if isinstance(found, str) and found.strip() else None

@@ -1,0 +1,157 @@
+"""The loss over triples (source, target, weight): sum of weight x cross entropy, logits made in chunks and never kept.
+
+Forward of the decoder and the loss live in one module, the one that an engine (DDP, FSDP, DeepSpeed) wraps. Divides
+by nothing: a step's weight is known to the loop alone. (Chunked cross entropy: arXiv 2410.10989.)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from tunesmith.model.attention import Paths, no_dense_mask
+from tunesmith.tokens.forest import Forest
+
+CHUNK_BYTES = 64 * 2**20  # fp32 logits alive at once
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Tokens [b, n] and m targets; `source` indexes the b * n flattened tokens. `paths` is None for padded rows."""
+
+    input_ids: Tensor
+    position_ids: Tensor
+    source: Tensor
+    target: Tensor
+    weight: Tensor
+    paths: Paths | None = None
+    attention_mask: Tensor | None = None
+
+    @classmethod
+    def of_forest(cls, forest: Forest, device: torch.device) -> Batch:
+        def tensor(array: Any, dtype: torch.dtype = torch.long) -> Tensor:
+            return torch.as_tensor(array, dtype=dtype, device=device)
+
+        return cls(
+            input_ids=tensor(forest.input_ids)[None],
+            position_ids=tensor(forest.position_ids)[None],
+            source=tensor(forest.source),
+            target=tensor(forest.target),
+            weight=tensor(forest.weight, torch.float32),
+            paths=Paths(forest, device),
+        )
+
+    @classmethod
+    def of_rows(cls, answers: list[Any], pad_id: int, device: torch.device) -> Batch:
+        """The same triples from one padded row an answer: for models that can't take a forest."""
+        width = max(len(a) for a in answers) - 1
+        ids = torch.full((len(answers), width), pad_id, dtype=torch.long)
+        mask = torch.zeros((len(answers), width), dtype=torch.long)
+        source, target, weight = [], [], []
+        for row, answer in enumerate(answers):
+            tokens = answer.context_ids + answer.answer_ids
+            ids[row, : len(tokens) - 1] = torch.tensor(tokens[:-1])
+            mask[row, : len(tokens) - 1] = 1
+            first = row * width + len(answer.context_ids) - 1
+            source += range(first, first + len(answer.answer_ids))
+            target += answer.answer_ids
+            weight += answer.weights
+        positions = torch.arange(width).expand(len(answers), width)
+        return cls(
+            input_ids=ids.to(device),
+            position_ids=positions.to(device),
+            source=torch.tensor(source, device=device),
+            target=torch.tensor(target, device=device),
+            weight=torch.tensor(weight, dtype=torch.float32, device=device),
+            attention_mask=mask.to(device),
+        )
+
+
+class Trainee(nn.Module):
+    """A causal model and its loss. `fast_head` False: logits come from the model's own forward (softcap, scale, ...)."""
+
+    def __init__(self, model: nn.Module, *, fast_head: bool = True) -> None:
+        super().__init__()
+        self.model = model
+        self.fast_head = fast_head
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """(sum of weight x cross entropy, cross entropy of each target [m] in fp32 without gradient)."""
+        causal = causal_model(self.model)
+        inputs: dict[str, Any] = {
+            "input_ids": batch.input_ids,
+            "position_ids": batch.position_ids,
+            "attention_mask": batch.attention_mask,
+            "use_cache": False,
+        }
+        if not self.fast_head:
+            return self._reference(causal, batch, inputs)
+        if batch.paths is None:
+            hidden = causal.get_decoder()(**inputs).last_hidden_state
+        else:
+            with no_dense_mask():
+                hidden = causal.get_decoder()(**inputs, paths=batch.paths).last_hidden_state
+        head = causal.get_output_embeddings()
+        return chunked_cross_entropy(hidden.flatten(0, 1)[batch.source], head.weight, batch.target, batch.weight)
+
+    def _reference(self, causal: nn.Module, batch: Batch, inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        if batch.paths is None:
+            logits = causal(**inputs).logits.flatten(0, 1)[batch.source]
+        else:
+            with no_dense_mask():
+                logits = causal(**inputs, paths=batch.paths, logits_to_keep=batch.source).logits[0]
+        losses = cross_entropy(logits.float(), batch.target, reduction="none")
+        return (losses * batch.weight).sum(), losses.detach()
+
+
+def causal_model(model: nn.Module) -> nn.Module:
+    """The transformers model inside an adapter, or the model itself."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def chunked_cross_entropy(hidden: Tensor, head: Tensor, target: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """hidden [m, h], head [v, h], target [m], weight [m] -> (weighted sum, losses [m])."""
+    return _ChunkedCrossEntropy.apply(hidden, head, target, weight)
+
+
+class _ChunkedCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, head: Tensor, target: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        need_hidden, need_head = ctx.needs_input_grad[:2]
+        grad_hidden = torch.empty_like(hidden) if need_hidden else None
+        grad_head = torch.zeros_like(head, dtype=torch.float32) if need_head else None  # many small terms: fp32
+        losses = torch.empty(len(target), dtype=torch.float32, device=hidden.device)
+        rows = max(16, CHUNK_BYTES // (4 * len(head)))
+        for start in range(0, len(target), rows):
+            part = slice(start, start + rows)
+            logits = (hidden[part] @ head.T).float()
+            place = target[part, None]
+            normaliser = logits.logsumexp(-1, keepdim=True)
+            losses[part] = (normaliser - logits.gather(1, place))[:, 0]
+            if grad_hidden is None and grad_head is None:
+                continue
+            share = logits.sub_(normaliser).exp_()
+            share.scatter_add_(1, place, torch.full_like(place, -1.0, dtype=torch.float32))
+            share = share.mul_(weight[part, None]).to(hidden.dtype)
+            if grad_hidden is not None:
+                grad_hidden[part] = share @ head
+            if grad_head is not None:
+                grad_head += (share.T @ hidden[part]).float()
+        ctx.save_for_backward(grad_hidden, grad_head)
+        ctx.head_dtype = head.dtype
+        ctx.mark_non_differentiable(losses)
+        return (losses * weight).sum(), losses
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _losses: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        grad_hidden, grad_head = ctx.saved_tensors
+        return (
+            None if grad_hidden is None else grad_hidden * grad.to(grad_hidden.dtype),
+            None if grad_head is None else (grad_head * grad).to(ctx.head_dtype),
+            None,
+            None,
+        )

@@ -1,0 +1,209 @@
+"""Generation: an answer does not depend on its batch, a stream says the same, nothing of the model leaks in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from tunesmith.config.schema import GenerationSection, LoraSection, TemplateSection
+from tunesmith.conversation import Conversation, Message
+from tunesmith.generate.engine import Generated, generate, stream
+from tunesmith.generate.session import Session
+from tunesmith.model.adapter import add_adapter
+from tunesmith.tokens.encode import Encoder
+
+Build = Callable[..., PreTrainedModel]
+
+QUESTIONS = [
+    "Is the pump faulty?",
+    "阀门漏水了吗？请先关闭电源，再检查密封圈。",
+    "x",
+    "A long question deserves a careful answer: the pressure fell below the limit twice within one hour, so what now?",
+    "The valve leaks at the seal.",
+]
+FAMILIES = ("llama", "qwen2", "qwen3", "gemma3")
+
+
+@pytest.fixture(scope="module")
+def encoder(tiny_tokenizer: Path) -> Encoder:
+    return Encoder.load(tiny_tokenizer, TemplateSection())
+
+
+@pytest.fixture(scope="module")
+def conversations() -> list[Conversation]:
+    return [Conversation((Message("user", question),)) for question in QUESTIONS]
+
+
+def section(**values: object) -> GenerationSection:
+    return GenerationSection.model_validate({"max_new_tokens": 12} | values)
+
+
+def streamed(*arguments: object) -> tuple[list[str], Generated]:
+    pieces = stream(*arguments)  # type: ignore[arg-type]
+    texts = []
+    while True:
+        try:
+            texts.append(next(pieces))
+        except StopIteration as end:
+            return texts, end.value
+
+
+def likeliest(model: PreTrainedModel, ids: list[int], stops: frozenset[int], limit: int) -> list[int]:
+    """The reference: the whole row through the model again for every token, without a cache or padding."""
+    new: list[int] = []
+    with torch.inference_mode():
+        while len(new) < limit and not (new and new[-1] in stops):
+            new.append(int(model(torch.tensor([ids + new])).logits[0, -1].argmax()))
+    return new
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_batched_streamed_and_one_by_one_are_the_same_tokens(
+    family: str, tiny_model: Build, encoder: Encoder, conversations: list[Conversation]
+) -> None:
+    model = tiny_model(family)
+    expected = [likeliest(model, encoder.context(c), encoder.stop_ids, 12) for c in conversations]
+    for size in (1, 2, 5):
+        found = list(generate(model, encoder, conversations, section(batch_size=size)))
+        assert [answer.ids for answer in found] == expected, size
+    assert [streamed(model, encoder, c, section())[1].ids for c in conversations] == expected
+
+
+def test_an_answer_ends_at_its_end_of_turn(
+    tiny_model: Build, encoder: Encoder, conversations: list[Conversation]
+) -> None:
+    model = tiny_model("llama")
+    reference = list(generate(model, encoder, conversations, section()))
+    assert not any(answer.finished for answer in reference)
+    stop = reference[0].ids[4]  # a token that this random model likes is made its end of turn
+    encoder = Encoder.load(encoder.tokenizer.folder, TemplateSection())
+    encoder.stop_ids = frozenset({stop})
+    for answers in (
+        list(generate(model, encoder, conversations, section())),
+        [streamed(model, encoder, c, section())[1] for c in conversations],
+    ):
+        for answer, whole in zip(answers, reference, strict=True):
+            end = whole.ids.index(stop) + 1 if stop in whole.ids else 12
+            assert (answer.ids, answer.tokens, answer.finished) == (whole.ids[:end], end, stop in whole.ids)
+        assert answers[0].finished
+
+
+def test_answers_come_in_the_order_of_the_input_and_progress_adds_up(
+    tiny_model: Build, encoder: Encoder, conversations: list[Conversation]
+) -> None:
+    many = conversations * 9  # more than one window of sorting
+    done: list[int] = []
+    model = tiny_model("llama")
+    found = list(generate(model, encoder, many, section(max_new_tokens=2, batch_size=2), progress=done.append))
+    assert [a.ids for a in found[:5]] * 9 == [a.ids for a in found]
+    assert sum(done) == len(many)
+    assert max(done) == 2
+    assert all(answer.seconds > 0 for answer in found)
+    assert list(generate(model, encoder, [], section())) == []
+
+
+def test_the_models_own_generation_settings_do_not_leak_in(
+    tiny_model: Build, encoder: Encoder, conversations: list[Conversation]
+) -> None:
+    model = tiny_model("llama")
+    plain = [answer.ids for answer in generate(model, encoder, conversations, section())]
+    own = model.generation_config
+    own.repetition_penalty, own.no_repeat_ngram_size, own.suppress_tokens = 5.0, 1, [plain[0][0]]
+    assert [answer.ids for answer in generate(model, encoder, conversations, section())] == plain
+    assert model.generation_config is own
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"do_sample": True},
+        {"do_sample": True, "temperature": 3.0, "top_k": 0},
+        {"do_sample": True, "temperature": 2.0, "top_k": 5, "top_p": 0.9},
+        {"repetition_penalty": 3.0},
+        {"do_sample": True, "top_p": 0.5, "top_k": 0, "repetition_penalty": 1.5},
+    ],
+)
+def test_the_stream_draws_as_the_batch_does(
+    values: dict[str, object], tiny_model: Build, encoder: Encoder, conversations: list[Conversation]
+) -> None:
+    model = tiny_model("llama")
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        batch = next(generate(model, encoder, conversations[:1], section(**values)))
+        torch.manual_seed(3)
+        _texts, alone = streamed(model, encoder, conversations[0], section(**values))
+    assert alone.ids == batch.ids
+    assert alone.ids != next(generate(model, encoder, conversations[:1], section())).ids
+
+
+def test_training_mode_comes_back(tiny_model: Build, encoder: Encoder, conversations: list[Conversation]) -> None:
+    model = add_adapter(tiny_model("llama"), LoraSection(lora_dropout=0.5), seed=0)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.5)
+    model.train()
+    first, second = ([a.ids for a in generate(model, encoder, conversations, section())] for _time in range(2))
+    assert first == second  # dropout was off
+    assert model.training
+    with model.disable_adapter():
+        assert [a.ids for a in generate(model, encoder, conversations, section())] != first
+
+
+class Speller(torch.nn.Module):
+    """Spells a text with the model's interface: the tiny models know no words, and half characters need some."""
+
+    def __init__(self, ids: list[int], start: int) -> None:
+        super().__init__()
+        self.ids, self.start, self.seen = ids, start, 0
+        self.generation_config, self.device = None, torch.device("cpu")
+
+    def forward(self, input_ids: torch.Tensor, past_key_values: object, use_cache: bool) -> object:
+        from types import SimpleNamespace
+
+        self.seen += input_ids.shape[1]
+        logits = torch.zeros(1, 1, 384)
+        logits[0, 0, self.ids[self.seen - self.start]] = 1.0
+        return SimpleNamespace(logits=logits, past_key_values=self)
+
+
+def test_a_stream_shows_whole_characters_and_all_of_them(encoder: Encoder, conversations: list[Conversation]) -> None:
+    text = "漏水🙂 naïve\n"
+    ids = [*encoder.tokenizer.text_ids(text), min(encoder.stop_ids)]
+    assert len(ids) > len(text)  # so there are characters of several tokens
+    model = Speller(ids, len(encoder.context(conversations[0])))
+    pieces, answer = streamed(model, encoder, conversations[0], section(max_new_tokens=64))
+    assert "".join(pieces) == answer.message.content == text
+    assert not any("\ufffd" in piece for piece in pieces)
+    assert len(pieces) > 5
+    assert (answer.ids, answer.finished) == (ids, True)
+    cut = Speller(ids, len(encoder.context(conversations[0])))
+    pieces, answer = streamed(cut, encoder, conversations[0], section(max_new_tokens=1))
+    assert "".join(pieces) == answer.message.content  # what is cut within a character is shown as cut
+    assert not answer.finished
+
+
+def test_a_session_answers_in_the_whole_history(tiny_model: Build, encoder: Encoder) -> None:
+    model = tiny_model("qwen3")
+    session = Session(model, encoder, section(), system="Be short.")
+    said = ["".join(session.ask(question)) for question in QUESTIONS[:2]]
+    assert [m.role for m in session.messages] == ["system", "user", "assistant", "user", "assistant"]
+    assert session.last is not None
+    expected = next(generate(model, encoder, [Conversation(session.messages[:-1])], section()))
+    assert session.last.ids == expected.ids
+    assert said[1] == encoder.decode(expected.ids)
+    session.reset()
+    assert session.messages == (Message("system", "Be short."),)
+
+
+def test_an_answer_that_was_broken_off_leaves_the_history_as_it_was(tiny_model: Build, encoder: Encoder) -> None:
+    session = Session(tiny_model("llama"), encoder, section())
+    pieces = session.ask("Is the pump faulty?")
+    next(pieces)
+    pieces.close()
+    assert session.messages == ()
+    assert "".join(session.ask("Is the pump faulty?"))
+    assert len(session.messages) == 2

@@ -1,0 +1,266 @@
+"""The loop's invariants, on tiny models in memory."""
+
+import random
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig, Qwen2Config, Qwen3Config
+
+from tunesmith import rundir
+from tunesmith.config.schema import LoraSection, TrainingSection
+from tunesmith.errors import ConfigError, RunError
+from tunesmith.model.adapter import add_adapter
+from tunesmith.model.attention import NAME, use_forest_attention
+from tunesmith.model.lowrank import use_fast_adapters
+from tunesmith.tokens.encode import Answer
+from tunesmith.tokens.forest import grow
+from tunesmith.train import launch
+from tunesmith.train.loop import Loop, Row
+from tunesmith.train.loss import Batch, Trainee, chunked_cross_entropy
+from tunesmith.train.probe import probe
+
+SHAPE = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "pad_token_id": 0,
+}
+FAMILIES = {
+    "llama": lambda: LlamaConfig(**SHAPE),
+    "qwen2": lambda: Qwen2Config(**SHAPE),
+    "qwen3": lambda: Qwen3Config(**SHAPE, head_dim=8),
+    "gemma3": lambda: Gemma3TextConfig(
+        **SHAPE, head_dim=8, sliding_window=6, layer_types=["sliding_attention", "full_attention"] * 2
+    ),
+}
+CPU = torch.device("cpu")
+
+
+def tiny(family="llama"):
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(FAMILIES[family](), attn_implementation="eager").train()
+
+
+def answers(count, seed=0):
+    """Dialogues that share beginnings, with weights."""
+    rng = random.Random(seed)
+    made = []
+    for _ in range(count):
+        if made and rng.random() < 0.6:
+            before = rng.choice(made)
+            context = before.context_ids + before.answer_ids + [rng.randrange(64)]
+        else:
+            context = [rng.randrange(64) for _ in range(rng.randint(3, 12))]
+        ids = [rng.randrange(64) for _ in range(rng.randint(1, 6))]
+        made.append(Answer(0, context, ids, [rng.choice([1.0, 2.0, 0.5])] * len(ids)))
+    return made
+
+
+def rows(count, seed=0):
+    return [Row((answer,), f"rows.jsonl:{i + 1}") for i, answer in enumerate(answers(count, seed))]
+
+
+def one_by_one(model, found):
+    """The loss that every answer has in its own row by the model's own forward."""
+    total = 0
+    for answer in found:
+        logits = model(torch.tensor([answer.context_ids + answer.answer_ids])).logits[0]
+        losses = torch.nn.functional.cross_entropy(
+            logits[len(answer.context_ids) - 1 : -1], torch.tensor(answer.answer_ids), reduction="none"
+        )
+        total = total + (losses * torch.tensor(answer.weights)).sum()
+    return total
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("kind", ["forest", "rows"])
+def test_loss_and_every_gradient_are_those_of_training_one_by_one(family, kind):
+    model, found = tiny(family), answers(12)
+    wanted = one_by_one(model, found)
+    wanted.backward()
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters()}
+    model.zero_grad()
+    use_forest_attention(model)
+    batch = Batch.of_forest(grow(found), CPU) if kind == "forest" else Batch.of_rows(found, 0, CPU)
+    loss, _losses = Trainee(model)(batch)
+    loss.backward()
+    assert loss.item() == pytest.approx(wanted.item(), rel=1e-5)
+    for name, parameter in model.named_parameters():
+        scale = gradients[name].abs().max()
+        assert (parameter.grad - gradients[name]).abs().max() <= 1e-5 * scale, name
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_the_adapters_arithmetic_is_pefts(dropout):
+    gradients = []
+    for fast in (False, True):
+        model = add_adapter(tiny(), LoraSection(r=4, lora_alpha=8, lora_dropout=dropout), seed=1).train()
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:  # zero at the start: half of the gradients would be too
+                torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(len(name)))
+        use_forest_attention(model.get_base_model())
+        if fast:
+            assert use_fast_adapters(model) == 28
+        torch.manual_seed(5)
+        Trainee(model)(Batch.of_forest(grow(answers(8)), CPU))[0].backward()
+        gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, wanted in gradients[0].items():
+        assert (gradients[1][name] - wanted).abs().max() <= 1e-5 * wanted.abs().max(), name
+
+
+def test_chunked_loss_is_cross_entropy(monkeypatch):
+    monkeypatch.setattr("tunesmith.train.loss.CHUNK_BYTES", 64 * 4 * 16)
+    torch.manual_seed(0)
+    hidden, head = torch.randn(50, 8, requires_grad=True), torch.randn(64, 8, requires_grad=True)
+    target, weight = torch.randint(0, 64, (50,)), torch.rand(50)
+    wanted = (torch.nn.functional.cross_entropy(hidden @ head.T, target, reduction="none") * weight).sum()
+    expected = torch.autograd.grad(wanted, (hidden, head))
+    total, losses = chunked_cross_entropy(hidden, head, target, weight)
+    found = torch.autograd.grad(total, (hidden, head))
+    assert total.item() == pytest.approx(wanted.item(), rel=1e-6)
+    assert losses.shape == (50,)
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_probe_says_yes_where_it_is_so(family):
+    able = probe(tiny(family), longest_row=60)
+    assert able.forest
+    assert able.fast_head
+
+
+def test_the_probe_notices_a_model_that_takes_no_forest(monkeypatch):
+    """A layer that mixes neighbours in the row, as recurrent and convolutional layers do."""
+    model = tiny()
+    layer = model.model.layers[1].mlp
+    plain = layer.forward
+    monkeypatch.setattr(layer, "forward", lambda x: plain(x + torch.roll(x, 1, dims=1) * (x.shape[1] > 1)))
+    able = probe(model, longest_row=60)
+    assert not able.forest
+    assert "on its own" in able.reason
+
+
+def test_the_probe_notices_a_head_that_is_no_plain_matrix():
+    model = tiny()
+    head = model.lm_head
+    head.register_forward_hook(lambda module, args, output: output * 3)
+    able = probe(model, longest_row=60)
+    assert able.forest
+    assert not able.fast_head
+
+
+def loop(run, section, *, model=None, data=None, validation=(), forest=True, dropout=0.0):
+    model = model or add_adapter(tiny(), LoraSection(r=4, lora_alpha=8, lora_dropout=dropout), seed=1)
+    use_forest_attention(model.get_base_model())
+    use_fast_adapters(model)
+    accelerator = launch.start(section, weights=torch.float32, device="cpu")
+    torch.manual_seed(section.seed)
+    run.mkdir(exist_ok=True)
+    return Loop(accelerator, Trainee(model), data or rows(24), list(validation), section, run, forest=forest, pad_id=0)
+
+
+def settings(**given):
+    return TrainingSection(**({"learning_rate": 1e-2, "num_train_epochs": 4, "per_device_train_batch_size": 4} | given))
+
+
+def trained(model):
+    return {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+
+
+def test_training_learns(tmp_path):
+    made = loop(tmp_path / "run", settings(num_train_epochs=20))
+    made.train()
+    losses = [record["loss"] for record in rundir.metrics(tmp_path / "run")]
+    assert sum(losses[-6:]) < 0.92 * sum(losses[:6])
+
+
+def test_one_batch_of_eight_is_eight_of_one(tmp_path):
+    ends = []
+    for batch, accumulation in ((8, 1), (1, 8)):
+        section = settings(per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation)
+        made = loop(tmp_path / f"{batch}", section)
+        made.train()
+        ends.append(trained(made.trainee.model))
+    for name in ends[0]:
+        torch.testing.assert_close(ends[0][name], ends[1][name], rtol=1e-4, atol=1e-5)
+
+
+def test_forest_and_rows_train_the_same(tmp_path):
+    ends = []
+    for forest in (True, False):
+        made = loop(tmp_path / f"{forest}", settings(), forest=forest)
+        made.train()
+        ends.append(trained(made.trainee.model))
+    for name in ends[0]:
+        torch.testing.assert_close(ends[0][name], ends[1][name], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("stop_at", [3, 10])
+def test_a_resumed_run_is_bit_identical(tmp_path, stop_at):
+    from peft import set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    section = settings(max_steps=20, save_steps=1, save_total_limit=None, eval_steps=3)
+    whole = loop(tmp_path / "run", section, validation=rows(6, seed=9), dropout=0.3)
+    whole.train()
+    checkpoint = tmp_path / "run" / f"checkpoint-{stop_at}"
+    model = add_adapter(tiny(), LoraSection(r=4, lora_alpha=8, lora_dropout=0.3), seed=77)
+    set_peft_model_state_dict(model, load_file(checkpoint / "adapter_model.safetensors"))
+    again = loop(tmp_path / "again", section, model=model, validation=rows(6, seed=9), dropout=0.3)
+    again.resume(checkpoint)
+    again.train()
+    ends = trained(whole.trainee.model), trained(again.trainee.model)
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+    first = [r for r in rundir.metrics(tmp_path / "run") if r["step"] > stop_at]
+    second = rundir.metrics(tmp_path / "again")
+    for a, b in zip(first, second, strict=True):
+        assert a | {"tokens_per_second": 0} == b | {"tokens_per_second": 0}
+
+
+def test_the_best_and_the_last_checkpoint_stay(tmp_path):
+    section = settings(max_steps=8, save_steps=1, save_total_limit=2, learning_rate=0.5)
+    loop(tmp_path / "run", section, validation=rows(6, seed=9)).train()
+    left = rundir.checkpoints(tmp_path / "run")
+    losses = {r["step"]: r["eval_loss"] for r in rundir.metrics(tmp_path / "run") if "eval_loss" in r}
+    assert [c.step for c in left] == sorted({min(losses, key=losses.get), 8})
+    assert all(c.verify() == [] for c in left)
+
+
+def test_early_stopping(tmp_path):
+    section = settings(max_steps=200, save_steps=2, learning_rate=0.5, early_stopping_patience=3)
+    made = loop(tmp_path / "run", section, validation=rows(6, seed=9))
+    state = made.train()
+    assert state.step < 200
+    assert rundir.latest(tmp_path / "run").step == state.step
+
+
+def test_a_loss_that_is_no_number_stops_before_the_step(tmp_path):
+    made = loop(tmp_path / "run", settings())
+    with torch.no_grad():
+        next(p for p in made.trainee.model.parameters() if p.requires_grad).fill_(float("nan"))
+    before = trained(made.trainee.model)
+    with pytest.raises(RunError, match=r"rows\.jsonl:\d+"):
+        made.train()
+    after = trained(made.trainee.model)
+    assert all(torch.equal(before[n], after[n]) or before[n].isnan().any() for n in before)
+
+
+def test_float16_is_refused_on_a_cpu():
+    with pytest.raises(ConfigError, match="bfloat16"):
+        launch.start(TrainingSection(fp16=True), weights=torch.float32, device="cpu")
+
+
+def test_calls_without_a_forest_are_transformers_own():
+    model = tiny()
+    ids = torch.tensor([[5, 6, 7, 8], [0, 0, 9, 10]])
+    mask = torch.tensor([[1, 1, 1, 1], [0, 0, 1, 1]])
+    wanted = model(ids, attention_mask=mask).logits
+    use_forest_attention(model)
+    assert model.config._attn_implementation == NAME
+    torch.testing.assert_close(model(ids, attention_mask=mask).logits[mask == 1], wanted[mask == 1])

@@ -117,7 +117,7 @@ def test_the_rules_in_examples():
     assert verdicts["guard-door", True, False] == verdicts["guard-door", False, True] == {"normal"}
     assert verdicts["release", True, False] == verdicts["release", False, True] == {"defect"}
     assert verdicts["release", False, False] == {"normal"}
-    assert verdicts["seal", False, True] == {"normal"}
+    assert verdicts["backup", False, True] == {"normal"}
     reasons = {(subtype(row), row["output"]["judgement"]): row["output"]["reason"] for row in ROWS}
     assert reasons["guard-door", "defect"] == "The door is open and the machine runs."
     assert reasons["release", "normal"] == "The test was passed and the papers are there."
@@ -134,7 +134,7 @@ def test_a_seed_writes_the_same_bytes_and_another_seed_other_rows(tmp_path):
     assert [file.stem for file in files] == list(task.SUBTYPES)
     assert [row for file in files for row in json.loads(file.read_text("utf-8"))] == ROWS
     digest = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
-    assert digest[:16] == "GOLDEN"
+    assert digest[:16] == "b319ae799769e665"
     assert {row["input"]["event"] for row in task.rows(1)}.isdisjoint(row["input"]["event"] for row in ROWS)
 
 

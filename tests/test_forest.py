@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 
-from tunesmith.tokens.encode import Answer
+from tunesmith.tokens.answer import Answer
 from tunesmith.tokens.forest import grow
 
 

@@ -12,11 +12,13 @@ from tunesmith.errors import ConfigError, RunError
 from tunesmith.model.adapter import add_adapter
 from tunesmith.model.attention import NAME, use_forest_attention
 from tunesmith.model.lowrank import use_fast_adapters
-from tunesmith.tokens.encode import Answer
+from tunesmith.tokens.answer import Answer
 from tunesmith.tokens.forest import grow
 from tunesmith.train import launch
-from tunesmith.train.loop import Loop, Row
-from tunesmith.train.loss import Batch, Trainee, chunked_cross_entropy
+from tunesmith.train.batch import Batch
+from tunesmith.train.loop import Loop
+from tunesmith.train.loss import Trainee, chunked_cross_entropy
+from tunesmith.train.plan import Row
 from tunesmith.train.probe import probe
 
 SHAPE = {

@@ -78,6 +78,11 @@ class Conversation:
         turns = []
         for i, message in enumerate(self.messages):
             seen_user = seen_user or message.role in ("user", "tool")
-            if seen_user and message.role == "assistant" and message.loss_weight * self.weight > 0 and not message.empty:
+            if (
+                seen_user
+                and message.role == "assistant"
+                and message.loss_weight * self.weight > 0
+                and not message.empty
+            ):
                 turns.append(i)
         return turns

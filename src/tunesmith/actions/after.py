@@ -38,7 +38,11 @@ class Opened:
         from tunesmith.model.load import load_target
 
         section = self.config.model
-        given = {"dtype": section.dtype, "device": section.device, "trust_remote_code": section.trust_remote_code}
+        given: dict[str, Any] = {
+            "dtype": section.dtype,
+            "device": section.device,
+            "trust_remote_code": section.trust_remote_code,
+        }
         return load_target(self.target, **given)[0]
 
 
@@ -198,7 +202,7 @@ def merge(opened: Opened, out: Path | None, *, overwrite: bool = False) -> Certi
 
     question = Conversation((Message("user", "Hello"),))
     rows = [opened.encoder.context(question)]
-    given = {"overwrite": overwrite, "trust_remote_code": opened.config.model.trust_remote_code}
+    given: dict[str, Any] = {"overwrite": overwrite, "trust_remote_code": opened.config.model.trust_remote_code}
     return merge_target(opened.target, out, rows=rows, stop_ids=opened.encoder.stop_ids, **given)
 
 
@@ -226,5 +230,3 @@ def runs(root: Path) -> list[RunSummary]:
         best_step = best.step if best else None
         found.append(RunSummary(path, finished, rundir.checkpoints(path), best_step, accuracy))
     return found
-
-

@@ -62,15 +62,16 @@ def say_ledger(prepared: Prepared, voice: Voice) -> None:
         voice.say(_("Nothing is split off for testing; data.test_ratio=0.2 would do it."))
     train = prepared.train
     voice.say(
-        _("{answers} answers, {trained:,} of {tokens:,} tokens are trained ({share:.0%}), the longest row has {longest}.")
-        .format(
+        _(
+            "{answers} answers, {trained:,} of {tokens:,} tokens trained ({share:.0%}), the longest row has {longest}."
+        ).format(
             answers=train.answers,
             trained=train.trained_tokens,
             tokens=train.tokens,
             share=train.trained_tokens / train.tokens,
             longest=train.longest,
         )
-    )  # fmt: skip
+    )
     part = ledger["parts"]["train"]
     if part["trimmed_answers"] or part["dropped_answers"]:
         voice.say(

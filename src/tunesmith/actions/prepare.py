@@ -19,7 +19,8 @@ from tunesmith.data.dataset import Dataset, Rejected
 from tunesmith.data.split import split
 from tunesmith.errors import ConfigError, DataError, ModelError, Problem
 from tunesmith.i18n import _
-from tunesmith.tokens.encode import Encoded, Encoder
+from tunesmith.tokens.answer import Encoded
+from tunesmith.tokens.encode import Encoder
 
 if TYPE_CHECKING:
     from tunesmith.config.schema import Config, DataSection, ModelSection, TemplateSection
@@ -106,7 +107,9 @@ def prepare(config: Config, voice: Voice) -> Prepared:
     if not parts["train"].answers:
         raise DataError(_("Not one answer is left to train."), place=str(paths[0]))
     files = [*paths, *(p for p in others.values() if p)]
-    return Prepared(encoder, source, **parts, ledger=ledger, notices=source.notices + notices, data_sha256=digest(files))
+    return Prepared(
+        encoder, source, **parts, ledger=ledger, notices=source.notices + notices, data_sha256=digest(files)
+    )
 
 
 def make_encoder(model: ModelSection, template: TemplateSection, text: str | None = None) -> Encoder:
@@ -147,9 +150,7 @@ def _split(
     for name in held:
         ratio = getattr(section, f"{name}_ratio")
         if ratio:
-            part = split(
-                rows, ratio / left, stratify_by=section.stratify_by, split_by=section.split_by, seed=seed
-            )
+            part = split(rows, ratio / left, stratify_by=section.stratify_by, split_by=section.split_by, seed=seed)
             rows, held[name] = part.train, part.held
             notices += part.notices
             left -= ratio
@@ -198,7 +199,8 @@ def _refuse_losses(source: Dataset, parts: dict[str, Part], section: DataSection
     kinds = Counter(r.code for r in lost)
     said = [Problem(str(r.origin), r.reason) for r in lost[:SHOWN]]
     summary = _(
-        "{n} of {rows} rows ({share:.0%}) can't be trained: {kinds}. Mend them, or allow it with data.max_dropped={share:.2f}."
+        "{n} of {rows} rows ({share:.0%}) can't be trained: {kinds}. Mend them, or allow it with"
+        " data.max_dropped={share:.2f}."
     )
     allowed = summary.format(
         n=len(lost),
@@ -231,7 +233,8 @@ def _ledger(source: Dataset, parts: dict[str, Part], loaded: dict[str, Dataset])
 def rejected_rows(prepared: Prepared) -> list[Rejected]:
     parts = (prepared.train, prepared.validation, prepared.test)
     return sorted(
-        prepared.source.rejected + [r for part in parts for r in part.rejected], key=lambda r: (r.origin.file, r.origin.line)
+        prepared.source.rejected + [r for part in parts for r in part.rejected],
+        key=lambda r: (r.origin.file, r.origin.line),
     )
 
 

@@ -142,7 +142,11 @@ def _train(run: Path, config: Config, prepared: Prepared, checkpoint: Checkpoint
     base = locate(name)
     full = config.method == "full"
     dtype = "float32" if full and config.model.dtype == "auto" else config.model.dtype
-    given = {"dtype": dtype, "device": config.model.device, "trust_remote_code": config.model.trust_remote_code}
+    given: dict[str, Any] = {
+        "dtype": dtype,
+        "device": config.model.device,
+        "trust_remote_code": config.model.trust_remote_code,
+    }
     if checkpoint is not None:
         target = rundir.find(str(run), checkpoint=str(checkpoint.step))
         model, _info = load_target(target, trainable=True, **given)
@@ -188,19 +192,21 @@ def _chooser(prepared: Prepared, voice: Voice) -> Part:
     if prepared.validation.conversations:
         return prepared.validation
     if prepared.test.conversations:
-        voice.say(_("No validation rows: the test rows choose the best checkpoint, so its test result flatters a little."))
+        voice.say(
+            _("No validation rows: the test rows choose the best checkpoint, so its test result flatters a little.")
+        )
     return prepared.test
 
 
 def _rows(part: Part) -> list[Any]:
-    from tunesmith.train.loop import Row
+    from tunesmith.train.plan import Row
 
     return [Row(e.answers, str(c.origin)) for c, e in zip(part.conversations, part.encoded, strict=True)]
 
 
 def _hooks(run: Path, prepared: Prepared, base: str, mark: str, advance: Any) -> Any:
     from tunesmith.model.weights import write_origin
-    from tunesmith.train.loop import Hooks
+    from tunesmith.train.plan import Hooks
 
     folder = prepared.encoder.tokenizer.folder
     shown: dict[str, str] = {}  # an evaluation's figure stays beside the bar until the next

@@ -35,9 +35,7 @@ app.add_typer(model_app, name="model")
 SETTING = re.compile(r"[A-Za-z_][\w.]*=")
 terminal = Terminal()
 
-Words = Annotated[
-    list[str] | None, typer.Argument(metavar="[DATA | run.yaml] [key=value ...]", show_default=False)
-]
+Words = Annotated[list[str] | None, typer.Argument(metavar="[DATA | run.yaml] [key=value ...]", show_default=False)]
 ConfigOption = Annotated[Path | None, typer.Option("--config", "-c", help=_("A YAML file of settings."))]
 ModelOption = Annotated[str | None, typer.Option("--model", "-m", help=_("Base model: hub id, folder, GGUF file."))]
 TokenizerOption = Annotated[str | None, typer.Option("--tokenizer", help=_("Tokenizer folder."))]
@@ -70,12 +68,12 @@ def _settings(words: Sequence[str] | None, config: Path | None = None, **values:
     path = config or (Path(yamls[0]) if yamls else None)
     if path is None and not data and not any(values.values()) and Path("run.yaml").exists():
         path = Path("run.yaml")
-    given = {"data.train": data[0] if len(data) == 1 else data or None}
+    given: dict[str, Any] = {"data.train": data[0] if len(data) == 1 else data or None}
     given |= {name.replace("__", "."): str(v) if isinstance(v, Path) else v for name, v in values.items()}
     return load(path, overrides, given)
 
 
-@app.command(help=_("Train. DATA or run.yaml, settings as key=value; everything is checked first."))
+@app.command(help=_("Train on DATA, or by run.yaml; settings as key=value."))
 def train(
     words: Words = None,
     config: ConfigOption = None,
@@ -107,7 +105,9 @@ def preview(
     thinking: Annotated[str | None, typer.Option("--thinking", help=_("keep or strip the reasoning."))] = None,
     row: Annotated[int, typer.Option("--row", help=_("Which row, from 0."))] = 0,
     page: Annotated[Path | None, typer.Option("--html", help=_("Write a page instead."))] = None,
-    export: Annotated[Path | None, typer.Option("--export", help=_("Write every answer's ids, one JSON a line."))] = None,
+    export: Annotated[
+        Path | None, typer.Option("--export", help=_("Write every answer's ids, one JSON a line."))
+    ] = None,
 ) -> None:
     from tunesmith.actions import check as actions
 
@@ -154,7 +154,7 @@ def _open(
     odd = [word for word in words if not SETTING.match(word)]
     if odd:
         raise ConfigError(_("is not of the form key=value."), place=odd[0])
-    given = {"checkpoint": checkpoint, "base": base, "model": model, "tokenizer": tokenizer}
+    given: dict[str, Any] = {"checkpoint": checkpoint, "base": base, "model": model, "tokenizer": tokenizer}
     return open_run(run or _choose_run(), terminal, overrides=words, **given)
 
 
@@ -251,9 +251,7 @@ def evaluate(
     text = _("Accuracy {share:.1%} ({correct} of {n}; 95 % interval {low:.0%} to {high:.0%}). Results: {folder}")
     totals = report.totals
     terminal.say(
-        text.format(
-            share=report.accuracy, correct=totals["correct"], n=totals["n"], low=low, high=high, folder=folder
-        )
+        text.format(share=report.accuracy, correct=totals["correct"], n=totals["n"], low=low, high=high, folder=folder)
     )
 
 
@@ -325,3 +323,18 @@ def model_check(
     if report.problems:
         raise ModelError([Problem("", problem) for problem in report.problems])
     terminal.say(_("The model is in order."))
+
+
+@app.command(help=_("The whole way on a small real model, in minutes on a CPU."))
+def demo(
+    words: Overrides = None,
+    output: Annotated[Path, typer.Option("-o", "--output", help=_("Folder for all of it."))] = Path("demo"),
+    overwrite: Overwrite = False,
+) -> None:
+    from tunesmith.demo.run import demo as action
+
+    summary = action(output, terminal, overwrite=overwrite, overrides=tuple(words or ()))
+    terminal.say("")
+    for line in summary.lines():
+        terminal.say(line)
+    terminal.say(_("Talk to it: tunesmith chat {run}").format(run=output / "run"))

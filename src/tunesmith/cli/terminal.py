@@ -1,4 +1,4 @@
-"""The terminal: lines, bars, colours. Everything shown is escaped first; rich is loaded when a bar or colour is drawn."""
+"""The terminal: lines, bars, colours. All that is shown is escaped; rich is loaded when a bar or colour is drawn."""
 
 from __future__ import annotations
 

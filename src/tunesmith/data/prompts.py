@@ -73,5 +73,7 @@ def _parse(row: dict[str, Any], section: DataSection, place: str) -> Parsed:
     texts = [row[column] for column in BARE if isinstance(row.get(column), str) and row[column].strip()]
     if not texts:
         raise RowError("no_prompt", _("No column of it is a question: {names}.").format(names=", ".join(BARE)))
-    messages = with_system((Message("user", "\n".join(texts)),), str(row.get("system") or row.get("system_prompt") or ""))
+    messages = with_system(
+        (Message("user", "\n".join(texts)),), str(row.get("system") or row.get("system_prompt") or "")
+    )
     return Parsed(messages)

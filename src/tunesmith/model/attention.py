@@ -144,7 +144,7 @@ AttentionInterface.register(NAME, forest_attention)
 AttentionMaskInterface.register(NAME, _mask)
 
 
-def use_forest_attention(model: nn.Module) -> None:
+def use_forest_attention(model: Any) -> None:
     """Lets every layer of a transformers model take a forest; calls without one go on as before."""
     model.set_attn_implementation(NAME)
 

@@ -47,7 +47,7 @@ class _LowRank(torch.autograd.Function):
         return grad_x, grad_noisy, None, None, grad_a, grad_b, None
 
 
-def _forward(layer: Linear, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+def _forward(layer: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     name = layer.active_adapters[0] if len(layer.active_adapters) == 1 else None
     if name not in layer.lora_A or layer.disable_adapters or layer.merged or args or kwargs or not layer.training:
         return Linear.forward(layer, x, *args, **kwargs)

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 
-from tunesmith.tokens.encode import Answer
+from tunesmith.tokens.answer import Answer
 
 Ints = npt.NDArray[np.int64]
 
@@ -76,13 +77,8 @@ class Forest:
             path = self.path(leaf.token)
             sources = self.source[leaf.targets]
             context = path[path <= sources[0]]
-            found.append(
-                (
-                    self.input_ids[context].tolist(),
-                    self.target[leaf.targets].tolist(),
-                    self.weight[leaf.targets].tolist(),
-                )
-            )
+            parts = self.input_ids[context], self.target[leaf.targets], self.weight[leaf.targets]
+            found.append((parts[0].tolist(), parts[1].tolist(), parts[2].tolist()))
         return found
 
 
@@ -126,7 +122,8 @@ def _targets(answers: Sequence[Answer], paths: dict[int, Ints]) -> tuple[Ints, I
     """Triples of all answers, merged by (source, target), and for each answer the places of its own."""
     sources = [paths[i][len(a.context_ids) - 1 :] for i, a in enumerate(answers)]
     if not sources:
-        return *(np.empty(0, dtype=np.int64) for _ in range(2)), np.empty(0), []
+        nothing = np.empty(0, dtype=np.int64)
+        return nothing, nothing, np.empty(0), []
     pairs = np.stack([np.concatenate(sources), np.concatenate([a.answer_ids for a in answers])], axis=1)
     unique, place = np.unique(pairs, axis=0, return_inverse=True)
     place = place.reshape(-1)
@@ -149,7 +146,7 @@ def _runs(paths: list[Ints], shared: list[int], n: int) -> list[Run]:
         parent_of[first] = above
         starts |= {first, above + 1}  # the run above ends where this one leaves it
     bounds = [*sorted(starts), n]
-    spans = list(zip(bounds[:-1], bounds[1:], strict=True))
+    spans = list(pairwise(bounds))
     run_of = np.searchsorted(bounds, np.arange(n), side="right") - 1
     return [Run(a, b, _run_above(parent_of[a], a, run_of)) for a, b in spans]
 

@@ -12,7 +12,8 @@ from typing import Any
 
 from tunesmith.conversation import Conversation
 from tunesmith.i18n import _
-from tunesmith.tokens.encode import Answer, Encoder
+from tunesmith.tokens.answer import Answer
+from tunesmith.tokens.encode import Encoder
 from tunesmith.tokens.forest import grow
 
 
@@ -97,7 +98,9 @@ def html(conversation: Conversation, shown: Sequence[Turn]) -> str:
     """One self-contained page: the row as read, then every answer's tokens, darker green for more weight."""
     heaviest = max((p.weight for t in shown for p in t.pieces if p.weight), default=1.0)
     read = "\n\n".join(_as_read(conversation))
-    body = [f"<h1>{escape(str(conversation.origin or ''))}</h1><h2>{escape(_('As read'))}</h2><pre>{escape(read)}</pre>"]
+    body = [
+        f"<h1>{escape(str(conversation.origin or ''))}</h1><h2>{escape(_('As read'))}</h2><pre>{escape(read)}</pre>"
+    ]
     for turn in shown:
         body.append(f"<h2>messages[{turn.turn}]</h2><div class=tokens>")
         if turn.shared:

@@ -1,4 +1,4 @@
-"""Conversations to text, by one chat template: which template that is, and how a message is put before it.
+"""Conversations to text, by one chat template: how messages are put before it, and what comes out.
 
 Content is told from template text by its place: it goes through the template between two noncharacters, and a
 control token that is spelled inside content is broken by a third. Knows nothing of ids.
@@ -7,29 +7,21 @@ control token that is spelled inside content is broken by a third. Knows nothing
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from jinja2 import TemplateError as JinjaError
-from jinja2 import nodes
-from jinja2.ext import Extension
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from tunesmith.conversation import Message
 from tunesmith.errors import TemplateError
 from tunesmith.i18n import _
-from tunesmith.tokens.tokenizer import Tokenizer, made_for
+from tunesmith.tokens.jinja import compiled, tojson
 
 OPEN, CLOSE, BREAK = "\ufdd0", "\ufdd1", "\ufdd2"
 MARKS = re.compile(f"[{OPEN}{CLOSE}{BREAK}]")
-SHIPPED = Path(__file__).parent / "templates"
 REASONING_KEYS = ("reasoning_content", "thinking", "reasoning")
 PROBE = "probe"
 
@@ -53,14 +45,8 @@ class ChatTemplate:
 
     @cached_property
     def _compiled(self) -> Any:
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _Generation]
-        )
-        environment.filters["tojson"] = _tojson
-        environment.globals["raise_exception"] = _raise
-        environment.globals["strftime_now"] = lambda form: _today(self.date).strftime(form)
         try:
-            return environment.from_string(self.text)
+            return compiled(self.text, self.date)
         except JinjaError as error:
             raise TemplateError(
                 _("The chat template is not valid: {why}.").format(why=error), place=self.source
@@ -129,42 +115,6 @@ class ChatTemplate:
             return ""
 
 
-def choose(
-    *,
-    path: Path | None,
-    own: str | None,
-    folder: Path,
-    fallback: str | None,
-) -> tuple[str, str]:
-    """(text, source): `path`, else the tokenizer's `own`, else the shipped one that is made for the special tokens of
-    the tokenizer in `folder`, else `fallback`, else TemplateError. Never a guess."""
-    if path is not None:
-        return _read(path), str(path)
-    if own:
-        return own, str(folder)
-    shipped = {p.stem: _read(p) for p in sorted(SHIPPED.glob("*.jinja"))}
-    fitting = [name for name, text in shipped.items() if made_for(text) and Tokenizer(folder, text).has(made_for(text))]
-    if len(fitting) == 1:
-        return shipped[fitting[0]], f"{fitting[0]}.jinja"
-    if fallback in shipped:
-        return shipped[fallback], f"{fallback}.jinja"
-    if fallback:
-        return _read(Path(fallback)), fallback
-    raise TemplateError(
-        _(
-            "The tokenizer has no chat template. Set template.path to a Jinja file, or template.fallback to one of {names}."
-        ).format(names=", ".join(shipped)),
-        place=str(folder),
-    )
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise TemplateError(_("The chat template can't be read: {why}.").format(why=error), place=str(path)) from None
-
-
 def protect(text: str, pattern: re.Pattern[str]) -> str:
     """The text with every control token in it broken, so that it can't act as one; noncharacters are taken out."""
     return pattern.sub(lambda m: _break(m.group()), clean(text))
@@ -198,37 +148,9 @@ def every_text(value: Any, change: Callable[[str], str], keys: Callable[[str], s
 def _call(name: str, arguments: Any, call_id: str | None, as_text: bool) -> dict[str, Any]:
     marked = every_text(arguments, _enclosed)
     if as_text and not isinstance(marked, str):
-        marked = _tojson(marked)
+        marked = tojson(marked)
     call = {"type": "function", "function": {"name": _enclosed(name), "arguments": marked}}
     return call | ({"id": call_id} if call_id else {})
-
-
-def _tojson(value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False):
-    # ensure_ascii stays off: escaped marks could not be taken out again
-    return json.dumps(value, ensure_ascii=False, indent=indent, separators=separators, sort_keys=sort_keys)
-
-
-def _raise(message: str) -> None:
-    raise JinjaError(message)
-
-
-def _today(date: str | None) -> datetime:
-    """The given day; else SOURCE_DATE_EPOCH's (reproducible-builds.org); else today."""
-    if date:
-        return datetime.fromisoformat(date)
-    epoch = os.environ.get("SOURCE_DATE_EPOCH")
-    return datetime.fromtimestamp(int(epoch), UTC) if epoch else datetime.now()
-
-
-class _Generation(Extension):
-    """`{% generation %}` marks answers for other tools; here its body is rendered and nothing more."""
-
-    tags = frozenset({"generation"})
-
-    def parse(self, parser: Any) -> Any:
-        line = next(parser.stream).lineno
-        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        return nodes.Scope(body, lineno=line)
 
 
 def spans(text: str) -> Iterator[tuple[int, int]]:

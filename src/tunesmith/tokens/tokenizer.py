@@ -18,8 +18,8 @@ from tunesmith.i18n import _
 
 # Markers that families train as structure although their tokenizers do not flag them as special.
 MARKERS = frozenset(
-    "<think> </think> <tool_call> </tool_call> <tool_response> </tool_response> <tools> </tools>"
-    " <|fim_prefix|> <|fim_middle|> <|fim_suffix|> <|fim_pad|> <|repo_name|> <|file_sep|>".split()
+    {"<think>", "</think>", "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>", "<tools>"}
+    | {"</tools>", "<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>", "<|fim_pad|>", "<|repo_name|>", "<|file_sep|>"}
 )
 # Stands for a control token in the tokenizer for ordinary text: a Unicode noncharacter, which no text contains.
 UNREACHABLE = "\ufdef"

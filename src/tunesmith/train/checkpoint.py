@@ -27,7 +27,7 @@ STATE = "state"
 def save(
     run: Path,
     step: int,
-    model: nn.Module,
+    model: Any,
     optimizer: torch.optim.Optimizer,
     state: Mapping[str, Any],
     write_extra: Callable[[Path], None],

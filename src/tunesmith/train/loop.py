@@ -6,68 +6,29 @@ given rows of answers, a module with a loss, and functions to call; it reads no 
 
 from __future__ import annotations
 
-import json
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
-from torch import nn
 
 from tunesmith import rundir
 from tunesmith.errors import RunError
 from tunesmith.i18n import _
-from tunesmith.tokens.encode import Answer
 from tunesmith.tokens.forest import grow
 from tunesmith.train import checkpoint as checkpoints
-from tunesmith.train.loss import Batch, Trainee
+from tunesmith.train import track
+from tunesmith.train.batch import Batch
+from tunesmith.train.loss import Trainee
 from tunesmith.train.optim import make_optimizer, rate_at
+from tunesmith.train.plan import Hooks, Plan, Row, State
 
 if TYPE_CHECKING:
     from tunesmith.config.schema import TrainingSection
-
-
-@dataclass(frozen=True)
-class Row:
-    """A conversation ready to train: its answers, and where it came from for messages (file:line)."""
-
-    answers: tuple[Answer, ...]
-    place: str = ""
-
-    @property
-    def weight(self) -> float:
-        return sum(sum(a.weights) for a in self.answers)
-
-
-@dataclass
-class State:
-    """What the loop knows and a checkpoint keeps. Losses are sums of weight x loss, with their weights beside them."""
-
-    step: int = 0
-    epoch: float = 0.0
-    loss: float | None = None
-    eval_loss: float | None = None
-    best_eval_loss: float | None = None
-    evaluations_without_gain: int = 0
-    pending_loss: float = 0.0
-    pending_weight: float = 0.0
-    pending_tokens: int = 0
-    written: list[int] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Hooks:
-    """What the loop tells others, and what it asks of them."""
-
-    progress: Callable[[dict[str, Any]], None] = lambda event: None
-    saved: Callable[[Path], None] = lambda checkpoint: None
-    write_extra: Callable[[Path], None] = lambda folder: None
-    evaluators: Sequence[Callable[[nn.Module, int], dict[str, float]]] = ()
 
 
 class Loop:
@@ -99,7 +60,7 @@ class Loop:
         """Goes on behind `folder`'s step: same order, random states and counters (weights are loaded already)."""
         stored = checkpoints.load(folder, self.trainee.model, self.optimizer.optimizer)
         self.state = State(**stored)
-        _drop_metrics_after(self.run, self.state.step)
+        track.drop_after(self.run, self.state.step)
 
     def train(self) -> State:
         """Runs to the end. Raises RunError when a loss or gradient is not finite, before that step is taken."""
@@ -124,7 +85,8 @@ class Loop:
                 record |= self._evaluate()
             if record:
                 record = {"step": state.step, "epoch": state.epoch} | record
-                self._write_metrics(record)
+                if self.accelerator.is_main_process:
+                    track.write(self.run, record)
             self.hooks.progress({"step": state.step, "total": total} | record)
             stop = self._patience_is_over()
             if stop or state.step == total or state.step % self.plan.save_steps == 0:
@@ -151,7 +113,8 @@ class Loop:
                 self.accelerator.backward(loss * world / weight)
             total += loss.item()
         total = self._over_ranks(total)
-        norm = float(self._clip())
+        parameters, limit = self.trainee.model.parameters(), self.section.max_grad_norm or math.inf
+        norm = float(self.accelerator.clip_grad_norm_(parameters, limit))
         if not (math.isfinite(total) and math.isfinite(norm)):
             raise self._not_finite(rows, step)
         self.optimizer.step()
@@ -167,10 +130,6 @@ class Loop:
     def _sync_on(self, last: bool) -> Any:
         """Gradients travel between ranks with a step's last batch alone."""
         return torch.enable_grad() if last else self.accelerator.no_sync(self.model)
-
-    def _clip(self) -> torch.Tensor:
-        limit = self.section.max_grad_norm or math.inf
-        return self.accelerator.clip_grad_norm_(self.trainee.model.parameters(), limit)
 
     def _over_ranks(self, value: float) -> float:
         if self.accelerator.num_processes == 1:
@@ -254,47 +213,3 @@ class Loop:
             checkpoints.rotate(self.run, self.section.save_total_limit, set(self.state.written))
             self.hooks.saved(folder)
         self.accelerator.wait_for_everyone()
-
-    def _write_metrics(self, record: dict[str, Any]) -> None:
-        if self.accelerator.is_main_process:
-            with (self.run / rundir.METRICS).open("a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Which conversations a step holds, and when to measure and save: a function of settings and seed alone."""
-
-    rows: int
-    step_size: int
-    steps_per_epoch: int
-    total_steps: int
-    save_steps: int
-    eval_steps: int
-    seed: int
-
-    @classmethod
-    def of(cls, section: TrainingSection, rows: int, world: int = 1) -> Plan:
-        size = section.per_device_train_batch_size * section.gradient_accumulation_steps * world
-        per_epoch = max(1, math.ceil(rows / size))
-        total = section.max_steps if section.max_steps > 0 else math.ceil(section.num_train_epochs * per_epoch)
-        save = section.save_steps or per_epoch
-        return cls(rows, size, per_epoch, total, save, section.eval_steps or save, section.seed)
-
-    def conversations(self, step: int) -> list[int]:
-        """Indices of the rows of step `step`, in order: each epoch is its own permutation of all rows."""
-        epoch, place = divmod(step, self.steps_per_epoch)
-        order = np.random.default_rng([self.seed, epoch]).permutation(self.rows)
-        return order[place * self.step_size : (place + 1) * self.step_size].tolist()
-
-    def evaluates(self, step: int, total: int) -> bool:
-        return step % self.eval_steps == 0 or step == total
-
-
-def _drop_metrics_after(run: Path, step: int) -> None:
-    """Records of steps that a resume takes again are cut off, and with them a line that a crash left half."""
-    kept = [record for record in rundir.metrics(run) if record.get("step", 0) <= step]
-    path = run / rundir.METRICS
-    path.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
-
-

@@ -6,73 +6,20 @@ by nothing: a step's weight is known to the loop alone. (Chunked cross entropy: 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from tunesmith.model.attention import Paths, no_dense_mask
-from tunesmith.tokens.forest import Forest
+from tunesmith.model.attention import no_dense_mask
+from tunesmith.train.batch import Batch
 
 CHUNK_BYTES = 64 * 2**20  # fp32 logits alive at once
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Tokens [b, n] and m targets; `source` indexes the b * n flattened tokens. `paths` is None for padded rows."""
-
-    input_ids: Tensor
-    position_ids: Tensor
-    source: Tensor
-    target: Tensor
-    weight: Tensor
-    paths: Paths | None = None
-    attention_mask: Tensor | None = None
-
-    @classmethod
-    def of_forest(cls, forest: Forest, device: torch.device) -> Batch:
-        def tensor(array: Any, dtype: torch.dtype = torch.long) -> Tensor:
-            return torch.as_tensor(array, dtype=dtype, device=device)
-
-        return cls(
-            input_ids=tensor(forest.input_ids)[None],
-            position_ids=tensor(forest.position_ids)[None],
-            source=tensor(forest.source),
-            target=tensor(forest.target),
-            weight=tensor(forest.weight, torch.float32),
-            paths=Paths(forest, device),
-        )
-
-    @classmethod
-    def of_rows(cls, answers: list[Any], pad_id: int, device: torch.device) -> Batch:
-        """The same triples from one padded row an answer: for models that can't take a forest."""
-        width = max(len(a) for a in answers) - 1
-        ids = torch.full((len(answers), width), pad_id, dtype=torch.long)
-        mask = torch.zeros((len(answers), width), dtype=torch.long)
-        source, target, weight = [], [], []
-        for row, answer in enumerate(answers):
-            tokens = answer.context_ids + answer.answer_ids
-            ids[row, : len(tokens) - 1] = torch.tensor(tokens[:-1])
-            mask[row, : len(tokens) - 1] = 1
-            first = row * width + len(answer.context_ids) - 1
-            source += range(first, first + len(answer.answer_ids))
-            target += answer.answer_ids
-            weight += answer.weights
-        positions = torch.arange(width).expand(len(answers), width)
-        return cls(
-            input_ids=ids.to(device),
-            position_ids=positions.to(device),
-            source=torch.tensor(source, device=device),
-            target=torch.tensor(target, device=device),
-            weight=torch.tensor(weight, dtype=torch.float32, device=device),
-            attention_mask=mask.to(device),
-        )
-
-
 class Trainee(nn.Module):
-    """A causal model and its loss. `fast_head` False: logits come from the model's own forward (softcap, scale, ...)."""
+    """A causal model and its loss. `fast_head` False: logits are the model's own (softcap, scale, bias)."""
 
     def __init__(self, model: nn.Module, *, fast_head: bool = True) -> None:
         super().__init__()
@@ -98,7 +45,7 @@ class Trainee(nn.Module):
         head = causal.get_output_embeddings()
         return chunked_cross_entropy(hidden.flatten(0, 1)[batch.source], head.weight, batch.target, batch.weight)
 
-    def _reference(self, causal: nn.Module, batch: Batch, inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    def _reference(self, causal: Any, batch: Batch, inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
         if batch.paths is None:
             logits = causal(**inputs).logits.flatten(0, 1)[batch.source]
         else:
@@ -108,7 +55,7 @@ class Trainee(nn.Module):
         return (losses * batch.weight).sum(), losses.detach()
 
 
-def causal_model(model: nn.Module) -> nn.Module:
+def causal_model(model: nn.Module) -> Any:
     """The transformers model inside an adapter, or the model itself."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 

@@ -1,4 +1,4 @@
-"""AdamW and the course of the learning rate, the rate a function of the step alone, so that there is nothing to save."""
+"""AdamW and the course of the learning rate: a function of the step alone, so that there is nothing to save."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,9 +16,10 @@ from torch.nn.functional import cross_entropy
 
 from tunesmith.i18n import _
 from tunesmith.model.attention import use_forest_attention
-from tunesmith.tokens.encode import Answer
+from tunesmith.tokens.answer import Answer
 from tunesmith.tokens.forest import grow
-from tunesmith.train.loss import Batch, Trainee, causal_model
+from tunesmith.train.batch import Batch
+from tunesmith.train.loss import Trainee, causal_model
 
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.25, torch.float16: 0.05}  # nats, of the largest difference
 SHORT = 24  # tokens of a probe's answers and branches
@@ -80,13 +82,13 @@ def _agrees(
     return bool(losses.isfinite().all() and (losses - wanted).abs().max() <= tolerance)
 
 
-def _row_by_row(causal: nn.Module, answer: Answer, device: torch.device) -> torch.Tensor:
+def _row_by_row(causal: Any, answer: Answer, device: torch.device) -> torch.Tensor:
     ids = torch.tensor([answer.context_ids + answer.answer_ids], device=device)
     logits = causal(input_ids=ids, use_cache=False).logits[0, len(answer.context_ids) - 1 : -1]
     return cross_entropy(logits.float(), torch.tensor(answer.answer_ids, device=device), reduction="none")
 
 
-def _trees(causal: nn.Module, longest_row: int, seed: int) -> list[Answer]:
+def _trees(causal: Any, longest_row: int, seed: int) -> list[Answer]:
     """Two trees: one shallow, one as deep as matters, each with branches in a context and after an answer."""
     rng = random.Random(seed)
     config = causal.config.get_text_config()
@@ -108,7 +110,7 @@ def _trees(causal: nn.Module, longest_row: int, seed: int) -> list[Answer]:
     return answers
 
 
-def _reach(config) -> int:
+def _reach(config: Any) -> int:
     """The depth beyond which a model may behave otherwise: its widest window, and its original rope length."""
     rope = getattr(config, "rope_parameters", None) or {}
     kinds = [rope, *[r for r in rope.values() if isinstance(r, dict)]]

@@ -1,19 +1,17 @@
 """Dialogues as chat APIs write them: a column that holds a list of {role, content}, whatever the column is called.
 
-Also the one reader of turns, for every format that has them: content as text or parts, reasoning under its several
-names, tool calls, weights.
+Also the one reader of turns, for every format that has them; what a turn's content may be made of is parts' business.
 """
 
 from __future__ import annotations
 
-import json
-import math
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from tunesmith.conversation import Message, ToolCall
 from tunesmith.data.formats import Parsed
+from tunesmith.data.parts import REASONING_KEYS, parts, string, tool_calls, weight
 from tunesmith.data.row import CONTENT_KEYS, ROLE_KEYS, RowError, is_message, kind
 from tunesmith.i18n import _
 
@@ -25,8 +23,6 @@ ROLE_WORDS = {
     **dict.fromkeys(("tool", "function", "ipython", "observation", "tool_response"), "tool"),
     **dict.fromkeys(("function_call", "tool_call"), CALL),
 }
-REASONING_KEYS = ("thinking", "reasoning_content", "reasoning")
-WEIGHT_KEYS = ("loss_weight", "loss_scale", "weight", "train", "loss")
 OTHER_FORMATS = ("conversation_pair", "text", "prompt", "completion", "chosen", "rejected")
 
 _THINK = re.compile(r"\s*<think>(.*?)</think>\n*", re.DOTALL)
@@ -69,7 +65,7 @@ def _turn(item: Any, place: str, words: Mapping[str, str]) -> Message:
     role = _role(item, place, words)
     content, reasoning, calls = _content(item, place)
     for key in REASONING_KEYS:
-        reasoning.append(_string(item.get(key) or "", f"{place}.{key}"))
+        reasoning.append(string(item.get(key) or "", f"{place}.{key}"))
     if role in ("assistant", CALL):
         inline, content = _inline_reasoning(content, place)
         reasoning.append(inline)
@@ -87,7 +83,7 @@ def _turn(item: Any, place: str, words: Mapping[str, str]) -> Message:
         tuple(calls),
         item.get("name") if isinstance(item.get("name"), str) else None,
         item.get("tool_call_id") if isinstance(item.get("tool_call_id"), str) else None,
-        _weight(item, place),
+        weight(item, place),
     )
 
 
@@ -100,13 +96,6 @@ def _role(item: dict[str, Any], place: str, words: Mapping[str, str]) -> str:
     return words[word.strip().lower()]
 
 
-def _string(value: Any, place: str) -> str:
-    if not isinstance(value, str):
-        reason = _("{place} is {kind}; expected text.").format(place=place, kind=kind(value))
-        raise RowError("content_type", reason)
-    return value
-
-
 def _content(item: dict[str, Any], place: str) -> tuple[str, list[str], list[ToolCall]]:
     """Text, reasoning and tool calls of a turn's content, which is text or a list of parts."""
     key = next((key for key in CONTENT_KEYS if key in item), "content")
@@ -115,36 +104,8 @@ def _content(item: dict[str, Any], place: str) -> tuple[str, list[str], list[Too
     if content is None and any(item.get(other) for other in ("tool_calls", "function_call", *REASONING_KEYS)):
         return "", [], []
     if not isinstance(content, list):
-        return _string(content, f"{place}.{key}"), [], []
-    return _parts(content, f"{place}.{key}")
-
-
-def _parts(parts: list[Any], place: str) -> tuple[str, list[str], list[ToolCall]]:
-    said = ""
-    reasoning: list[str] = []
-    calls: list[ToolCall] = []
-    for i, part in enumerate(parts):
-        at = f"{place}[{i}]"
-        if isinstance(part, str):
-            said += part
-            continue
-        if not isinstance(part, dict):
-            raise RowError(
-                "content_part", _("{place} is {sort}; only text can be trained.").format(place=at, sort=kind(part))
-            )
-        sort = str(part.get("type", "text"))
-        held = next((part[name] for name in (*CONTENT_KEYS, sort) if name in part), part)
-        if sort in ("text", "input_text", "output_text"):
-            said += _string(held, at)
-        elif sort in REASONING_KEYS:
-            reasoning.append(_string(held, at))
-        elif sort in ("tool_call", "tool_calls", "tool_use", "function_call"):
-            calls += tool_calls(held, at)
-        else:
-            raise RowError(
-                "content_part", _("{place} is {sort}; only text can be trained.").format(place=at, sort=sort)
-            )
-    return said, reasoning, calls
+        return string(content, f"{place}.{key}"), [], []
+    return parts(content, f"{place}.{key}")
 
 
 def _inline_reasoning(content: str, place: str) -> tuple[str, str]:
@@ -155,39 +116,3 @@ def _inline_reasoning(content: str, place: str) -> tuple[str, str]:
     if not block:
         raise RowError("unclosed_think", _("{place} opens <think> and never closes it.").format(place=place))
     return block[1].strip("\n"), content[block.end() :]
-
-
-def tool_calls(value: Any, place: str) -> list[ToolCall]:
-    """Calls of tools: one or a list, as objects or as the JSON text of them."""
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError) as error:
-            raise RowError("tool_call", _("{place} is not JSON: {why}.").format(place=place, why=error)) from error
-    return [_tool_call(call, place) for call in (value if isinstance(value, list) else [value])]
-
-
-def _tool_call(call: Any, place: str) -> ToolCall:
-    outer = call if isinstance(call, dict) else {}
-    function = outer["function"] if isinstance(outer.get("function"), dict) else outer
-    name = function.get("name")
-    arguments = next((function[key] for key in ("arguments", "parameters", "input") if key in function), None)
-    if isinstance(arguments, str):
-        try:
-            decoded = json.loads(arguments)
-        except (ValueError, RecursionError):
-            decoded = None
-        arguments = decoded if isinstance(decoded, dict) else arguments
-    if not isinstance(name, str) or not name or not isinstance(arguments, dict | str | None):
-        raise RowError("tool_call", _("{place} is not a call with a name and arguments.").format(place=place))
-    call_id = outer.get("id")
-    return ToolCall(name, {} if arguments is None else arguments, call_id if isinstance(call_id, str) else None)
-
-
-def _weight(item: dict[str, Any], place: str) -> float | None:
-    """The turn's weight in the loss: the product of those given, true and false being 1 and 0."""
-    given = [(key, item[key]) for key in WEIGHT_KEYS if item.get(key) is not None]
-    for key, value in given:
-        if not isinstance(value, int | float) or not 0 <= value < math.inf:
-            raise RowError("weight", _("{place}.{key} is not a weight from 0 upwards.").format(place=place, key=key))
-    return math.prod(float(value) for _key, value in given) if given else None

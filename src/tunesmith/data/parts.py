@@ -1,0 +1,90 @@
+"""What the turns of a dialogue are made of: parts of content, tool calls, weights.
+
+Serves every format that has turns; knows nothing of roles, rows or files.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+from tunesmith.conversation import ToolCall
+from tunesmith.data.row import CONTENT_KEYS, RowError, kind
+from tunesmith.i18n import _
+
+REASONING_KEYS = ("thinking", "reasoning_content", "reasoning")
+WEIGHT_KEYS = ("loss_weight", "loss_scale", "weight", "train", "loss")
+
+
+def string(value: Any, place: str) -> str:
+    """The value if it is text, else RowError."""
+    if not isinstance(value, str):
+        reason = _("{place} is {kind}; expected text.").format(place=place, kind=kind(value))
+        raise RowError("content_type", reason)
+    return value
+
+
+def parts(content: list[Any], place: str) -> tuple[str, list[str], list[ToolCall]]:
+    """Text, reasoning and tool calls of content that is a list of parts."""
+    said = ""
+    reasoning: list[str] = []
+    calls: list[ToolCall] = []
+    for i, part in enumerate(content):
+        at = f"{place}[{i}]"
+        if isinstance(part, str):
+            said += part
+            continue
+        if not isinstance(part, dict):
+            raise RowError(
+                "content_part", _("{place} is {sort}; only text can be trained.").format(place=at, sort=kind(part))
+            )
+        sort = str(part.get("type", "text"))
+        held = next((part[name] for name in (*CONTENT_KEYS, sort) if name in part), part)
+        if sort in ("text", "input_text", "output_text"):
+            said += string(held, at)
+        elif sort in REASONING_KEYS:
+            reasoning.append(string(held, at))
+        elif sort in ("tool_call", "tool_calls", "tool_use", "function_call"):
+            calls += tool_calls(held, at)
+        else:
+            raise RowError(
+                "content_part", _("{place} is {sort}; only text can be trained.").format(place=at, sort=sort)
+            )
+    return said, reasoning, calls
+
+
+def tool_calls(value: Any, place: str) -> list[ToolCall]:
+    """Calls of tools: one or a list, as objects or as the JSON text of them."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError) as error:
+            raise RowError("tool_call", _("{place} is not JSON: {why}.").format(place=place, why=error)) from error
+    return [_tool_call(call, place) for call in (value if isinstance(value, list) else [value])]
+
+
+def _tool_call(call: Any, place: str) -> ToolCall:
+    outer = call if isinstance(call, dict) else {}
+    function = outer["function"] if isinstance(outer.get("function"), dict) else outer
+    name = function.get("name")
+    arguments = next((function[key] for key in ("arguments", "parameters", "input") if key in function), None)
+    if isinstance(arguments, str):
+        try:
+            decoded = json.loads(arguments)
+        except (ValueError, RecursionError):
+            decoded = None
+        arguments = decoded if isinstance(decoded, dict) else arguments
+    if not isinstance(name, str) or not name or not isinstance(arguments, dict | str | None):
+        raise RowError("tool_call", _("{place} is not a call with a name and arguments.").format(place=place))
+    call_id = outer.get("id")
+    return ToolCall(name, {} if arguments is None else arguments, call_id if isinstance(call_id, str) else None)
+
+
+def weight(item: dict[str, Any], place: str) -> float | None:
+    """The turn's weight in the loss: the product of those given, true and false being 1 and 0."""
+    given = [(key, item[key]) for key in WEIGHT_KEYS if item.get(key) is not None]
+    for key, value in given:
+        if not isinstance(value, int | float) or not 0 <= value < math.inf:
+            raise RowError("weight", _("{place}.{key} is not a weight from 0 upwards.").format(place=place, key=key))
+    return math.prod(float(value) for _key, value in given) if given else None

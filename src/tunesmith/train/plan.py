@@ -1,0 +1,88 @@
+"""What a run is made of: its rows, which of them a step holds, what the loop remembers, whom it tells.
+
+Values and arithmetic alone: nothing here computes with a model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import nn
+
+from tunesmith.tokens.answer import Answer
+
+if TYPE_CHECKING:
+    from tunesmith.config.schema import TrainingSection
+
+
+@dataclass(frozen=True)
+class Row:
+    """A conversation ready to train: its answers, and where it came from for messages (file:line)."""
+
+    answers: tuple[Answer, ...]
+    place: str = ""
+
+    @property
+    def weight(self) -> float:
+        return sum(sum(a.weights) for a in self.answers)
+
+
+@dataclass
+class State:
+    """What the loop knows and a checkpoint keeps. Losses are sums of weight x loss, with their weights beside them."""
+
+    step: int = 0
+    epoch: float = 0.0
+    loss: float | None = None
+    eval_loss: float | None = None
+    best_eval_loss: float | None = None
+    evaluations_without_gain: int = 0
+    pending_loss: float = 0.0
+    pending_weight: float = 0.0
+    pending_tokens: int = 0
+    written: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What the loop tells others, and what it asks of them."""
+
+    progress: Callable[[dict[str, Any]], None] = lambda event: None
+    saved: Callable[[Path], None] = lambda checkpoint: None
+    write_extra: Callable[[Path], None] = lambda folder: None
+    evaluators: Sequence[Callable[[nn.Module, int], dict[str, float]]] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which conversations a step holds, and when to measure and save: a function of settings and seed alone."""
+
+    rows: int
+    step_size: int
+    steps_per_epoch: int
+    total_steps: int
+    save_steps: int
+    eval_steps: int
+    seed: int
+
+    @classmethod
+    def of(cls, section: TrainingSection, rows: int, world: int = 1) -> Plan:
+        size = section.per_device_train_batch_size * section.gradient_accumulation_steps * world
+        per_epoch = max(1, math.ceil(rows / size))
+        total = section.max_steps if section.max_steps > 0 else math.ceil(section.num_train_epochs * per_epoch)
+        save = section.save_steps or per_epoch
+        return cls(rows, size, per_epoch, total, save, section.eval_steps or save, section.seed)
+
+    def conversations(self, step: int) -> list[int]:
+        """Indices of the rows of step `step`, in order: each epoch is its own permutation of all rows."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        order = np.random.default_rng([self.seed, epoch]).permutation(self.rows)
+        return order[place * self.step_size : (place + 1) * self.step_size].tolist()
+
+    def evaluates(self, step: int, total: int) -> bool:
+        return step % self.eval_steps == 0 or step == total

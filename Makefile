@@ -1,7 +1,7 @@
 # One door: `make` lists what can be done. Every target makes .venv first, where it is missing or older than its versions.
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-long check golden docs clean
+.PHONY: help install demo test test-long check golden docs locale clean
 
 VENV  := .venv
 BIN   := $(VENV)/bin
@@ -34,8 +34,13 @@ golden: $(STAMP) ## write the golden files anew, to be read as a diff
 	TUNESMITH_GOLDEN=write $(BIN)/python -m pytest -q -m "not long"
 
 docs: $(STAMP) ## write the pages that are made from the code
-	TUNESMITH_LANG=en $(BIN)/python -m tunesmith.config.reference > docs/reference/settings.md.new
-	mv docs/reference/settings.md.new docs/reference/settings.md
+	@for page in config:settings cli:commands; do \
+	  file=docs/reference/$${page#*:}.md; \
+	  TUNESMITH_LANG=en $(BIN)/python -m tunesmith.$${page%:*}.reference > $$file.new && mv $$file.new $$file || exit 1; \
+	done
+
+locale: $(STAMP) ## bring the translations up to the sentences in the code
+	$(BIN)/python tests/test_locale.py
 
 clean: ## remove .venv and all caches; runs stay
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist

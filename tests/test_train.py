@@ -11,6 +11,7 @@ from tunesmith.config.schema import LoraSection, TrainingSection
 from tunesmith.errors import ConfigError, RunError
 from tunesmith.model.adapter import add_adapter
 from tunesmith.model.attention import NAME, use_forest_attention
+from tunesmith.model.fused import use_fused_layers
 from tunesmith.model.lowrank import use_fast_adapters
 from tunesmith.tokens.answer import Answer
 from tunesmith.tokens.forest import grow
@@ -79,7 +80,7 @@ def one_by_one(model, found):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("kind", ["forest", "rows"])
+@pytest.mark.parametrize("kind", ["fast", "plain", "rows"])
 def test_loss_and_every_gradient_are_those_of_training_one_by_one(family, kind):
     model, found = tiny(family), answers(12)
     wanted = one_by_one(model, found)
@@ -87,7 +88,9 @@ def test_loss_and_every_gradient_are_those_of_training_one_by_one(family, kind):
     gradients = {name: p.grad.clone() for name, p in model.named_parameters()}
     model.zero_grad()
     use_forest_attention(model)
-    batch = Batch.of_forest(grow(found), CPU) if kind == "forest" else Batch.of_rows(found, 0, CPU)
+    batch = Batch.of_rows(found, 0, CPU)
+    if kind != "rows":
+        batch = Batch.of_forest(grow(found), CPU, fast=kind == "fast")
     loss, _losses = Trainee(model)(batch)
     loss.backward()
     assert loss.item() == pytest.approx(wanted.item(), rel=1e-5)
@@ -103,7 +106,7 @@ def test_the_adapters_arithmetic_is_pefts(dropout):
         model = add_adapter(tiny(), LoraSection(r=4, lora_alpha=8, lora_dropout=dropout), seed=1).train()
         for name, parameter in model.named_parameters():
             if "lora_B" in name:  # zero at the start: half of the gradients would be too
-                torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(len(name)))
+                torch.nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(len(name)))
         use_forest_attention(model.get_base_model())
         if fast:
             assert use_fast_adapters(model) == 28
@@ -113,6 +116,24 @@ def test_the_adapters_arithmetic_is_pefts(dropout):
     assert gradients[0].keys() == gradients[1].keys()
     for name, wanted in gradients[0].items():
         assert (gradients[1][name] - wanted).abs().max() <= 1e-5 * wanted.abs().max(), name
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
+def test_fused_layers_compute_what_the_chain_does(family):
+    gradients = []
+    for fused in (False, True):
+        model = tiny(family)
+        if fused:
+            assert use_fused_layers(model) >= 13  # three norms and an MLP a layer, less one, and the last norm
+        loss = one_by_one(model, answers(4))
+        loss.backward()
+        gradients.append([loss.detach(), *(p.grad for p in model.parameters())])
+    for found, wanted in zip(*gradients, strict=True):
+        assert (found - wanted).abs().max() <= 1e-5 * wanted.abs().max()
+
+
+def test_layers_that_compute_otherwise_are_left_alone():
+    assert use_fused_layers(tiny("gemma3")) == 0  # its norms add one to the weight, its MLP has another gate
 
 
 def test_chunked_loss_is_cross_entropy(monkeypatch):

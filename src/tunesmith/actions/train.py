@@ -130,6 +130,7 @@ def _train(run: Path, config: Config, prepared: Prepared, checkpoint: Checkpoint
 
     from tunesmith.model import weights
     from tunesmith.model.adapter import add_adapter, describe_parameters
+    from tunesmith.model.fused import use_fused_layers
     from tunesmith.model.load import load_model, load_target, locate
     from tunesmith.model.lowrank import use_fast_adapters
     from tunesmith.train import launch
@@ -159,6 +160,7 @@ def _train(run: Path, config: Config, prepared: Prepared, checkpoint: Checkpoint
     if able.reason:
         voice.say(able.reason)
     use_fast_adapters(model)
+    use_fused_layers(model)
     if config.training.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model.enable_input_require_grads()

@@ -19,6 +19,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from tunesmith.model.path_attention import LONGEST_RUN, Group, groups, path_attention
 from tunesmith.tokens.forest import Forest
 
 NAME = "tunesmith_forest"
@@ -44,7 +45,21 @@ class Paths:
 
     forest: Forest
     device: torch.device
+    fast: bool = True
     _blocks: dict[int | None, list[Block]] = field(default_factory=dict)
+    _groups: dict[int | None, list[Group]] = field(default_factory=dict)
+
+    def groups(self, window: int | None) -> list[Group]:
+        """The same for attention in few large products."""
+        if window not in self._groups:
+            paths = []
+            for i, run in enumerate(self.forest.runs):
+                above = [torch.arange(a, b) for a, b in self.forest.path_of_run(i)]
+                for start in range(run.start, run.stop, LONGEST_RUN):
+                    stop = min(start + LONGEST_RUN, run.stop)
+                    paths.append((torch.cat([*above, torch.arange(run.start, stop)]), stop - start))
+            self._groups[window] = groups(paths, window)
+        return self._groups[window]
 
     def blocks(self, window: int | None) -> list[Block]:
         if window not in self._blocks:
@@ -90,6 +105,9 @@ def forest_attention(
         if by_hand:
             return _by_hand(query, key, value, attention_mask, scaling, softcap, s_aux).transpose(1, 2), None
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+    if paths.fast and not by_hand and query.device.type == "cpu":
+        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+        return path_attention(query[0], key[0], value[0], paths.groups(sliding_window), scale)[None], None
     outputs = []
     for block in paths.blocks(sliding_window):
         q = query[:, :, block.start : block.stop]

@@ -27,7 +27,9 @@ class Batch:
     attention_mask: Tensor | None = None
 
     @classmethod
-    def of_forest(cls, forest: Forest, device: torch.device) -> Batch:
+    def of_forest(cls, forest: Forest, device: torch.device, *, fast: bool = True) -> Batch:
+        """`fast` False: attention run by run, the plain reference."""
+
         def tensor(array: Any, dtype: torch.dtype = torch.long) -> Tensor:
             return torch.as_tensor(array, dtype=dtype, device=device)
 
@@ -37,7 +39,7 @@ class Batch:
             source=tensor(forest.source),
             target=tensor(forest.target),
             weight=tensor(forest.weight, torch.float32),
-            paths=Paths(forest, device),
+            paths=Paths(forest, device, fast),
         )
 
     @classmethod

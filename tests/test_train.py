@@ -48,6 +48,15 @@ def tiny(family="llama"):
     return AutoModelForCausalLM.from_config(FAMILIES[family](), attn_implementation="eager").train()
 
 
+def lively():
+    """A tiny model whose predictions depend on what it reads: a fresh one predicts nearly the same whatever came."""
+    model = tiny()
+    for parameter in model.parameters():
+        if parameter.ndim == 2:
+            torch.nn.init.normal_(parameter, std=0.3, generator=torch.Generator().manual_seed(parameter.numel()))
+    return model
+
+
 def answers(count, seed=0):
     """Dialogues that share beginnings, with weights."""
     rng = random.Random(seed)
@@ -158,12 +167,14 @@ def test_the_probe_says_yes_where_it_is_so(family):
     assert able.fast_head
 
 
-def test_the_probe_notices_a_model_that_takes_no_forest(monkeypatch):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_probe_notices_a_model_that_takes_no_forest(monkeypatch, dtype):
     """A layer that mixes neighbours in the row, as recurrent and convolutional layers do."""
-    model = tiny()
+    model = lively().to(dtype)
+    assert probe(model, longest_row=60).forest
     layer = model.model.layers[1].mlp
     plain = layer.forward
-    monkeypatch.setattr(layer, "forward", lambda x: plain(x + torch.roll(x, 1, dims=1) * (x.shape[1] > 1)))
+    monkeypatch.setattr(layer, "forward", lambda x: plain(x + torch.nn.functional.pad(x, (0, 0, 1, -1))))
     able = probe(model, longest_row=60)
     assert not able.forest
     assert "on its own" in able.reason

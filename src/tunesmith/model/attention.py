@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -19,70 +18,11 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from tunesmith.model.path_attention import LONGEST_RUN, Group, groups, path_attention
-from tunesmith.tokens.forest import Forest
+from tunesmith.model.path_attention import path_attention
+from tunesmith.model.paths import Paths
 
 NAME = "tunesmith_forest"
 _in_forest: ContextVar[bool] = ContextVar("in_forest", default=False)
-
-
-@dataclass(frozen=True)
-class Block:
-    """Queries [start, stop) against the keys of `ranges`; `mask` [queries, keys] is True where a key is seen.
-
-    Without a mask the block is causal in itself and has nothing above it.
-    """
-
-    start: int
-    stop: int
-    ranges: tuple[tuple[int, int], ...]
-    mask: Tensor | None
-
-
-@dataclass
-class Paths:
-    """What each token of a forest sees, as blocks; made once and used by all layers (one list for each window)."""
-
-    forest: Forest
-    device: torch.device
-    fast: bool = True
-    _blocks: dict[int | None, list[Block]] = field(default_factory=dict)
-    _groups: dict[int | None, list[Group]] = field(default_factory=dict)
-
-    def groups(self, window: int | None) -> list[Group]:
-        """The same for attention in few large products."""
-        if window not in self._groups:
-            paths = []
-            for i, run in enumerate(self.forest.runs):
-                above = [torch.arange(a, b) for a, b in self.forest.path_of_run(i)]
-                for start in range(run.start, run.stop, LONGEST_RUN):
-                    stop = min(start + LONGEST_RUN, run.stop)
-                    paths.append((torch.cat([*above, torch.arange(run.start, stop)]), stop - start))
-            self._groups[window] = groups(paths, window)
-        return self._groups[window]
-
-    def blocks(self, window: int | None) -> list[Block]:
-        if window not in self._blocks:
-            self._blocks[window] = [self._block(i, window) for i in range(len(self.forest.runs))]
-        return self._blocks[window]
-
-    def _block(self, index: int, window: int | None) -> Block:
-        run = self.forest.runs[index]
-        above = self.forest.path_of_run(index)
-        length, before = run.stop - run.start, sum(b - a for a, b in above)
-        if before == 0 and (window is None or length <= window):
-            return Block(run.start, run.stop, ((run.start, run.stop),), None)
-        # depth, not place in the row, is what a causal or sliding window counts
-        query = torch.arange(before, before + length, device=self.device)[:, None]
-        key = torch.arange(before + length, device=self.device)
-        mask = key <= query
-        if window is not None:
-            mask &= key > query - window
-        if above and above[-1][1] == run.start:
-            ranges = (*above[:-1], (above[-1][0], run.stop))
-        else:
-            ranges = (*above, (run.start, run.stop))
-        return Block(run.start, run.stop, ranges, mask)
 
 
 def forest_attention(

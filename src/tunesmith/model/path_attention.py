@@ -7,67 +7,12 @@ backward costs more per call than such small blocks are worth. Serves scaled sof
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-CALL_COST = 300_000  # query-key pairs whose arithmetic costs what one more group costs
-GROUP_PAIRS = 1_000_000  # query-key pairs of a group at most: bounds the memory of its scores
-
-
-LONGEST_RUN = 256  # queries; a longer run is cut, so that a row of its mask is not mostly unseen
-
-
-@dataclass(frozen=True)
-class Group:
-    """Runs of like size: `queries` [b, w] and `keys` [b, s] are token indices, `mask` [b, 1, w, s] who sees whom.
-
-    Padding repeats token 0; a padded query sees token 0 alone and is cut away by `real` [b * w] (None: no padding).
-    """
-
-    queries: Tensor
-    keys: Tensor
-    mask: Tensor
-    real: Tensor | None
-
-
-def groups(paths: Sequence[tuple[Tensor, int]], window: int | None) -> list[Group]:
-    """`paths`: for each run the tokens on its path, itself last, and how many of them are its own."""
-    order = sorted(range(len(paths)), key=lambda i: (len(paths[i][0]), paths[i][1]))
-    made: list[Group] = []
-    taken: list[tuple[Tensor, int]] = []
-    longest = useful = 0
-    for i in order:
-        path, own = paths[i]
-        padded = (len(taken) + 1) * max(longest, own) * len(path)
-        wasteful = padded - useful - own * len(path) > CALL_COST
-        if taken and (wasteful or padded > GROUP_PAIRS):
-            made.append(_group(taken, window))
-            taken, longest, useful = [], 0, 0
-        taken.append((path, own))
-        longest, useful = max(longest, own), useful + own * len(path)
-    if taken:
-        made.append(_group(taken, window))
-    return made
-
-
-def _group(paths: list[tuple[Tensor, int]], window: int | None) -> Group:
-    b, w, s = len(paths), max(own for _path, own in paths), max(len(path) for path, _own in paths)
-    queries, keys = (torch.zeros(b, width, dtype=torch.long) for width in (w, s))
-    depth = torch.full((b, w), -1)
-    for row, (path, own) in enumerate(paths):
-        queries[row, :own] = path[-own:]
-        keys[row, : len(path)] = path
-        depth[row, :own] = torch.arange(len(path) - own, len(path))
-    key = torch.arange(s)
-    mask = key <= depth[:, :, None]
-    if window is not None:
-        mask &= key > depth[:, :, None] - window
-    real = depth >= 0
-    mask[..., 0] |= ~real  # softmax over nothing would be no number
-    return Group(queries, keys, mask[:, None], None if real.all() else real.flatten().nonzero()[:, 0])
+from tunesmith.model.paths import Group
 
 
 def path_attention(query: Tensor, key: Tensor, value: Tensor, over: list[Group], scale: float) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tunesmith.model.attention import Paths
+from tunesmith.model.paths import Paths
 from tunesmith.tokens.answer import Answer
 from tunesmith.tokens.forest import Forest
 

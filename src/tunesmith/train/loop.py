@@ -25,7 +25,7 @@ from tunesmith.train import track
 from tunesmith.train.batch import Batch
 from tunesmith.train.loss import Trainee
 from tunesmith.train.optim import make_optimizer, rate_at
-from tunesmith.train.plan import Hooks, Plan, Row, State
+from tunesmith.train.plan import AT_ONCE, Hooks, Plan, Row, State, cut
 
 if TYPE_CHECKING:
     from tunesmith.config.schema import TrainingSection
@@ -104,8 +104,7 @@ class Loop:
         if weight == 0:
             return 0.0, 0.0, 0, 0.0
         mine = rows[rank::world]
-        size = self.section.per_device_train_batch_size
-        batches = [mine[i : i + size] for i in range(0, len(mine), size)]
+        batches = cut(mine, self.section.per_device_train_batch_size, AT_ONCE)
         total = 0.0
         for i, batch in enumerate(batches):
             with self._sync_on(i == len(batches) - 1):

@@ -55,7 +55,7 @@ class Trainee(nn.Module):
         return (losses * batch.weight).sum(), losses.detach()
 
 
-def causal_model(model: nn.Module) -> Any:
+def causal_model(model: Any) -> Any:
     """The transformers model inside an adapter, or the model itself."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 

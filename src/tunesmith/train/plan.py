@@ -19,6 +19,8 @@ from tunesmith.tokens.answer import Answer
 if TYPE_CHECKING:
     from tunesmith.config.schema import TrainingSection
 
+AT_ONCE = 2048  # distinct tokens: more of them make no product faster, and each keeps its activations
+
 
 @dataclass(frozen=True)
 class Row:
@@ -56,6 +58,35 @@ class Hooks:
     saved: Callable[[Path], None] = lambda checkpoint: None
     write_extra: Callable[[Path], None] = lambda folder: None
     evaluators: Sequence[Callable[[nn.Module, int], dict[str, float]]] = ()
+
+
+def cut(rows: Sequence[Row], size: int, budget: int) -> list[list[Row]]:
+    """A step's rows in batches that are computed at once: at most `size` rows, about `budget` distinct tokens.
+
+    Rows that begin alike come together, so that what they share is computed once.
+    """
+    batches: list[list[Row]] = []
+    tokens = 0
+    before: list[int] = []
+    for row in sorted(rows, key=lambda row: row.answers[0].context_ids):
+        new, last = _new_tokens(row, before)
+        if not batches or len(batches[-1]) == size or tokens + new > budget:
+            batches.append([])
+            tokens, new = 0, _new_tokens(row, [])[0]
+        batches[-1].append(row)
+        tokens, before = tokens + new, last
+    return batches
+
+
+def _new_tokens(row: Row, before: list[int]) -> tuple[int, list[int]]:
+    """How many tokens a row adds behind one that ends in `before`, and what it ends in itself."""
+    new = 0
+    for answer in row.answers:
+        ids = answer.context_ids + answer.answer_ids
+        shared = next((i for i, (a, b) in enumerate(zip(before, ids, strict=False)) if a != b), None)
+        new += len(ids) - (min(len(before), len(ids)) if shared is None else shared)
+        before = ids
+    return new, before
 
 
 @dataclass(frozen=True)

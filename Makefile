@@ -1,7 +1,7 @@
 # One door: `make` lists what can be done. Every target makes .venv first, where it is missing or older than its versions.
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-long check golden docs locale clean
+.PHONY: help install demo bench test test-long check golden docs locale clean
 
 VENV  := .venv
 BIN   := $(VENV)/bin
@@ -17,6 +17,9 @@ install: $(STAMP) ## make .venv with tunesmith and the tools to work on it
 
 demo: $(STAMP) ## the main job on a small real model: data, training, evaluation, merge
 	$(BIN)/tunesmith demo
+
+bench: $(STAMP) ## tunesmith and its peers on the same work, in about an hour
+	$(BIN)/python bench/run.py
 
 test: $(STAMP) ## the tests, in minutes
 	$(BIN)/python -m pytest -m "not long"

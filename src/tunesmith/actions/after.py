@@ -1,19 +1,19 @@
-"""What follows training: chat, batch, evaluation, merging, and the list of runs. Each takes a RUN (see rundir)."""
+"""What follows training: chat, evaluation, merging, and the list of runs. Each takes a RUN (see rundir)."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunesmith import rundir
-from tunesmith.actions.prepare import digest, prepare, tokenizer_folder
+from tunesmith.actions.base import tokenizer_folder
+from tunesmith.actions.rows import data_files, digest, encode, read_rows
 from tunesmith.actions.voice import Voice
 from tunesmith.config.load import load
 from tunesmith.conversation import Conversation, Message
-from tunesmith.errors import DataError, RunError
+from tunesmith.errors import DataError, RunError, TemplateError
 from tunesmith.i18n import _
 from tunesmith.tokens.encode import Encoder
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from tunesmith.generate.engine import Generated
     from tunesmith.generate.session import Session
     from tunesmith.rundir import Target
+
+SHOWN = 5  # rows left out that are named
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,9 @@ def open_run(
     config = load(path, overrides, files=False).config
     template, text = config.template, None
     if target.run is not None:
-        kept = rundir.record(target.run)["template"]
+        kept = rundir.record(target.run).get("template")
+        if not isinstance(kept, dict) or not kept.get("text"):
+            raise RunError(_("records no chat template: it is damaged."), place=str(target.run / rundir.RUN))
         text = kept["text"]
         same = {name: kept.get(name) for name in ("thinking", "system", "date")}
         template = TemplateSection(**same, kwargs=kept.get("kwargs") or {})
@@ -73,57 +77,23 @@ def open_run(
 
 
 def chat(opened: Opened, system: str | None) -> Session:
+    """A dialogue under this system prompt; an empty one is none; None leaves it to what the run was trained with."""
     from tunesmith.generate.session import Session
 
+    if system is not None:
+        opened.encoder.system = None
     return Session(opened.model(), opened.encoder, opened.config.generation, system)
 
 
-def batch(opened: Opened, source: Path, out: Path, voice: Voice, *, overwrite: bool = False) -> int:
-    """Answers every row of `source` into `out` (.json a list, else one JSON a line), in order. Returns their number."""
-    from tunesmith.data.prompts import read_prompts
-
-    if out.exists() and not overwrite:
-        raise RunError(_("The file exists. Replace it with --overwrite."), place=str(out))
-    rows, notices = read_prompts(source, opened.config.data)
-    for notice in notices:
-        voice.say(notice)
-    answers = iter(respond(opened, voice)([row.conversation for row in rows if row.conversation]))
-    records = []
-    for row in rows:
-        record = dict(row.value)
-        if row.conversation is None:
-            records.append(record | {"prediction": None, "error": row.error})
-            continue
-        answer = next(answers)
-        if row.reference is not None:
-            record["reference"] = row.reference
-        record["prediction"] = answer.message.content
-        if answer.message.reasoning:
-            record["prediction_thinking"] = answer.message.reasoning
-        records.append(record)
-    _write_records(out, records)
-    return len(records)
-
-
-def _write_records(out: Path, records: list[dict[str, Any]]) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = out.with_name(f".{out.name}.unfinished")
-    with unfinished.open("w", encoding="utf-8") as file:
-        if out.suffix == ".json":
-            json.dump(records, file, ensure_ascii=False, indent=1)
-            file.write("\n")
-        else:
-            file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-    unfinished.replace(out)
-
-
 def respond(opened: Opened, voice: Voice) -> Callable[[Sequence[Conversation]], Iterable[Generated]]:
-    """Conversations to answers, with a bar."""
-    from tunesmith.generate.engine import generate
-
-    model = opened.model()
+    """Conversations to answers, with a bar. The model is loaded when the first is wanted."""
 
     def answers(conversations: Sequence[Conversation]) -> Iterable[Generated]:
+        if not conversations:
+            return
+        from tunesmith.generate.engine import generate
+
+        model = opened.model()
         with voice.progress(_("Answering")) as advance:
             done = 0
 
@@ -143,9 +113,9 @@ def evaluate(
     """Answers the test rows, scores them, writes results, chart and page; returns the report and its folder."""
     from tunesmith.evaluate import plot, report, run
 
-    config, target = opened.config, opened.target
+    config = opened.config
+    out = out or _evaluation_folder(opened.target)
     rows = _test_rows(opened, data, voice)[: config.evaluation.limit]
-    out = out or _evaluation_folder(target)
     section = config.evaluation
     found = run.evaluate(
         rows,
@@ -155,13 +125,7 @@ def evaluate(
         answer_template=config.data.answer_template,
         label=section.label,
         group_by=section.group_by or config.data.stratify_by,
-        settings={
-            "base": target.base,
-            "adapter": str(target.adapter) if target.adapter else None,
-            "step": target.step,
-            "generation": config.generation.model_dump(),
-            "template_sha256": opened.encoder.template.sha256,
-        },
+        settings=_identity(opened) | {"best_by": _chosen_by(opened.target)},
         overwrite=overwrite,
     )
     if found.totals["groups"]:
@@ -170,31 +134,77 @@ def evaluate(
     return found, out
 
 
+def _identity(opened: Opened) -> dict[str, Any]:
+    """All that decides an answer but the question: kept with the results; other answers are never taken for these."""
+    from tunesmith.model.load import locate
+    from tunesmith.model.weights import fingerprint
+
+    target, encoder = opened.target, opened.encoder
+    adapter = target.adapter and rundir.digest(target.adapter / "adapter_model.safetensors")["sha256"]
+    return {
+        "base": target.base,
+        "base_fingerprint": fingerprint(locate(target.base)),
+        "adapter": str(target.adapter) if target.adapter else None,
+        "adapter_sha256": adapter,
+        "step": target.step,
+        "generation": opened.config.generation.model_dump(),
+        "template_sha256": encoder.template.sha256,
+        "template": {"thinking": encoder.thinking, "system": encoder.system, "date": encoder.template.date},
+    }
+
+
 def _evaluation_folder(target: Target) -> Path:
     if target.run is None:
         raise RunError(_("Name the folder for the results with -o DIR."), place=target.base)
     return target.run / "evaluation" / ("base" if target.step is None else f"checkpoint-{target.step}")
 
 
+def _chosen_by(target: Target) -> str | None:
+    """The rows whose loss chose the best checkpoint: validation, test, or none."""
+    return rundir.record(target.run).get("best_by") if target.run else None
+
+
 def _test_rows(opened: Opened, data: Path | None, voice: Voice) -> list[Conversation]:
     """The given file's rows, else the run's own test rows, split off again as they were for training."""
+    config, run = opened.config, opened.target.run
+    if data is not None:
+        return _rows_of(data, opened, voice)
+    if run is None:
+        raise DataError(_("Name the test rows with --data FILE."))
+    if not (config.data.test or config.data.test_ratio):
+        raise DataError(_("The run split no test rows off. Name some with --data FILE."))
+    if _chosen_by(opened.target) == "test" and opened.target.step is not None:
+        voice.say(_("These test rows also chose the best checkpoint, so the result on them flatters."))
+    if config.data.test is not None:
+        return _rows_of(config.data.test, opened, voice)
+    files = data_files(config.data)
+    if digest([file for file in files if file.exists()]) != rundir.record(run)["data_sha256"]:
+        text = _("The data changed since training, so its test rows are unknown. Name them with --data FILE.")
+        raise DataError(text, place=str(files[0]))
+    part = read_rows(config).parts["test"]
+    for _step in encode(part, opened.encoder, config.data):
+        pass
+    return part.conversations
+
+
+def _rows_of(file: Path, opened: Opened, voice: Voice) -> list[Conversation]:
+    """Every row of a file that can be asked; what can't is said."""
     from tunesmith.data import dataset
 
-    config = opened.config
-    if data is not None:
-        return dataset.load(data, config.data).conversations
-    if opened.target.run is None:
-        raise DataError(_("Name the test rows with --data FILE."))
-    if config.data.test is not None:
-        return dataset.load(config.data.test, config.data).conversations
-    if not config.data.test_ratio:
-        raise DataError(_("The run split no test rows off. Name some with --data FILE."))
-    config.model.tokenizer = str(opened.encoder.tokenizer.folder)
-    prepared = prepare(config, voice)
-    train = config.data.train if isinstance(config.data.train, list) else [config.data.train]
-    if digest([p for p in (*train, config.data.validation) if p]) != rundir.record(opened.target.run)["data_sha256"]:
-        raise DataError(_("The data changed since training, so its test rows are unknown. Name them with --data FILE."))
-    return prepared.test.conversations
+    found = dataset.load(file, opened.config.data.model_copy(update={"drop_duplicates": False}))
+    left_out = [f"{row.origin}  {row.reason}" for row in found.rejected]
+    usable = []
+    for conversation in found.conversations:
+        try:
+            opened.encoder.context(replace(conversation, messages=conversation.messages[:-1]))
+            usable.append(conversation)
+        except TemplateError as error:
+            left_out.append(f"{conversation.origin}  {error}")
+    for line in [*found.notices, *left_out[:SHOWN]]:
+        voice.say(line)
+    if left_out:
+        voice.say(_("{n} of {rows} rows can't be evaluated and are left out.").format(n=len(left_out), rows=found.rows))
+    return usable
 
 
 def merge(opened: Opened, out: Path | None, *, overwrite: bool = False) -> Certificate:
@@ -221,12 +231,18 @@ def runs(root: Path) -> list[RunSummary]:
     found = []
     for path in rundir.runs(root):
         best = rundir.best(path)
-        accuracy = {}
-        for checkpoint in rundir.checkpoints(path):
-            result = path / "evaluation" / f"checkpoint-{checkpoint.step}" / "evaluation_results.json"
-            if result.is_file():
-                accuracy[checkpoint.step] = json.loads(result.read_text(encoding="utf-8"))["totals"]["accuracy"]
+        checkpoints = rundir.checkpoints(path)
+        measured = {checkpoint.step: _accuracy(path, checkpoint.step) for checkpoint in checkpoints}
+        accuracy = {step: value for step, value in measured.items() if value is not None}
         finished = bool(rundir.record(path).get("finished"))
-        best_step = best.step if best else None
-        found.append(RunSummary(path, finished, rundir.checkpoints(path), best_step, accuracy))
+        found.append(RunSummary(path, finished, checkpoints, best.step if best else None, accuracy))
     return found
+
+
+def _accuracy(run: Path, step: int) -> float | None:
+    from tunesmith.evaluate.results import Report
+
+    try:
+        return Report.read(run / "evaluation" / f"checkpoint-{step}").accuracy
+    except RunError:
+        return None

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import json
-import platform
 import shutil
 from datetime import datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunesmith import log, rundir
 from tunesmith.actions.check import say_ledger
-from tunesmith.actions.prepare import Part, Prepared, prepare, rejected_rows
-from tunesmith.actions.voice import Voice
-from tunesmith.config.write import dump
-from tunesmith.data.dataset import Dataset
-from tunesmith.errors import ConfigError, RunError
+from tunesmith.actions.prepare import Prepared, prepare
+from tunesmith.actions.record import amend, claim, date_of, now, same_run, whole_paths, write_record, write_settings
+from tunesmith.actions.rows import Part
+from tunesmith.actions.voice import Journal, Voice
+from tunesmith.errors import RunError
 from tunesmith.i18n import _
 
 if TYPE_CHECKING:
@@ -24,105 +22,56 @@ if TYPE_CHECKING:
     from tunesmith.config.schema import Config
     from tunesmith.rundir import Checkpoint
 
-PACKAGES = ("torch", "transformers", "peft", "accelerate", "tokenizers")
-
 
 def train(loaded: Loaded, voice: Voice, *, resume: bool = False, overwrite: bool = False) -> Path:
     """Trains and returns the run folder. Whatever can be wrong is found before any weight is read."""
-    config = loaded.config
-    run = run_folder(config)
-    checkpoint = _claim(run, resume, overwrite)
-    config.template.date = _date_of(run, config) if resume else (config.template.date or f"{datetime.now():%Y-%m-%d}")
+    config = whole_paths(loaded.config)
+    run = config.training.output_dir
+    checkpoint = claim(run, config, resume=resume, overwrite=overwrite) if run else None
+    recorded = date_of(run) if run and resume else None
+    config.template.date = recorded or config.template.date or f"{datetime.now():%Y-%m-%d}"
     prepared = prepare(config, voice)
-    say_ledger(prepared, voice)
+    assert run is not None  # without data there is none, and prepare has refused that
+    if checkpoint is not None:
+        same_run(run, config, prepared)
+        _steps_left(config, prepared, checkpoint)
     if overwrite:
         shutil.rmtree(run, ignore_errors=True)
     run.mkdir(parents=True, exist_ok=True)
     with log.open_log(run / "tunesmith.log") as journal:
+        voice = Journal(voice, journal)
         if checkpoint is None:
-            _write_run(run, loaded, prepared)
-        else:
-            _same_data(run, prepared)
-            voice.say(_("Going on behind {name}.").format(name=checkpoint.path.name))
+            write_record(run, config, prepared)
+        write_settings(run, config, loaded)
+        say_ledger(prepared, voice)
         journal.info("training in %s: %s", run, json.dumps(prepared.ledger))
-        _train(run, config, prepared, checkpoint, voice)
-        journal.info("training ended")
+        try:
+            _train(run, config, prepared, checkpoint, voice)
+        except KeyboardInterrupt:
+            voice.say(_how_to_go_on(run))
+            raise
+        except Exception:
+            journal.exception("training broke off")
+            raise
     return run
 
 
-def run_folder(config: Config) -> Path:
-    if config.training.output_dir:
-        return config.training.output_dir
-    first = config.data.train[0] if isinstance(config.data.train, list) else config.data.train
-    if first is None:
-        raise ConfigError(_("There is no training data. Name a file: tunesmith train DATA, or data.train in YAML."))
-    return Path("runs") / first.stem
+def _steps_left(config: Config, prepared: Prepared, checkpoint: Checkpoint) -> None:
+    from tunesmith.train.plan import Plan
+
+    total = Plan.of(config.training, len(prepared.train.conversations)).total_steps
+    if checkpoint.step >= total:
+        text = _(
+            "{done} steps are done and the settings ask for {total}. Raise training.num_train_epochs or max_steps."
+        )
+        raise RunError(text.format(done=checkpoint.step, total=total), place=str(checkpoint.path))
 
 
-def _claim(run: Path, resume: bool, overwrite: bool) -> Checkpoint | None:
-    """The checkpoint to go on from, if any. Refuses to touch what another run left, unless that was asked for."""
-    if not (run / rundir.RUN).exists():
-        if run.exists() and any(run.iterdir()):
-            raise RunError(_("The folder holds other files. Choose another with -o DIR."), place=str(run))
-        return None
-    if overwrite:
-        return None
-    if not resume:
-        finished = rundir.record(run).get("finished")
-        how = _("Replace it with --overwrite, or choose another folder with -o DIR.")
-        if not finished:
-            how = _("Go on with --resume, start over with --overwrite, or choose another folder with -o DIR.")
-        raise RunError(_("There is a run already.") + " " + how, place=str(run))
-    if rundir.record(run).get("finished"):
-        raise RunError(_("This run is finished. Choose another folder with -o DIR."), place=str(run))
-    return rundir.latest(run)
-
-
-def _date_of(run: Path, config: Config) -> str | None:
-    recorded = rundir.record(run).get("template", {}) if (run / rundir.RUN).exists() else {}
-    return recorded.get("date") or config.template.date
-
-
-def _write_run(run: Path, loaded: Loaded, prepared: Prepared) -> None:
-    config, encoder = loaded.config, prepared.encoder
-    (run / "config.yaml").write_text(dump(config, loaded.origin), encoding="utf-8")
-    record: dict[str, Any] = {
-        "format": 1,
-        "tunesmith": version("tunesmith"),
-        "base": config.model.name_or_path,
-        "tokenizer": config.model.tokenizer,
-        "method": config.method,
-        "template": {
-            "text": encoder.template.text,
-            "sha256": encoder.template.sha256,
-            "source": encoder.template.source,
-            "thinking": config.template.thinking,
-            "system": config.template.system,
-            "date": config.template.date,
-            "kwargs": config.template.kwargs,
-        },
-        "data_sha256": prepared.data_sha256,
-        "seed": config.training.seed,
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in PACKAGES},
-        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "finished": False,
-    }
-    rundir.write_json(run / rundir.RUN, record)
-    rundir.write_json(run / "ledger.json", prepared.ledger)
-    Dataset(rejected=rejected_rows(prepared)).write_rejected(run / "rejected.jsonl")
-
-
-def _same_data(run: Path, prepared: Prepared) -> None:
-    recorded = rundir.record(run)
-    changed = []
-    if recorded.get("data_sha256") != prepared.data_sha256:
-        changed.append(_("the data files"))
-    if recorded.get("template", {}).get("sha256") != prepared.encoder.template.sha256:
-        changed.append(_("the chat template"))
-    if changed:
-        text = _("Since the run began, {what} changed. Start over with --overwrite, or choose another folder with -o.")
-        raise RunError(text.format(what=", ".join(changed)), place=str(run))
+def _how_to_go_on(run: Path) -> str:
+    last = rundir.latest(run)
+    if last is None:
+        return _("No checkpoint was written yet. Begin anew with: tunesmith train {run} --overwrite").format(run=run)
+    return _("{name} is kept. Go on with: tunesmith train {run} --resume").format(name=last.path.name, run=run)
 
 
 def _train(run: Path, config: Config, prepared: Prepared, checkpoint: Checkpoint | None, voice: Voice) -> None:
@@ -165,7 +114,7 @@ def _train(run: Path, config: Config, prepared: Prepared, checkpoint: Checkpoint
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model.enable_input_require_grads()
     mark = weights.fingerprint(base)
-    rundir.write_json(run / rundir.RUN, rundir.record(run) | {"base_fingerprint": mark})
+    amend(run, base_fingerprint=mark, finished=False)
     accelerator = launch.start(config.training, weights=next(model.parameters()).dtype, device=str(model.device))
     clear_leftovers(run)
     torch.manual_seed(config.training.seed)
@@ -174,7 +123,7 @@ def _train(run: Path, config: Config, prepared: Prepared, checkpoint: Checkpoint
             accelerator,
             Trainee(model, fast_head=able.fast_head),
             _rows(prepared.train),
-            _rows(_chooser(prepared, voice)),
+            _rows(getattr(prepared, prepared.chooser)) if prepared.chooser else [],
             config.training,
             run,
             forest=able.forest,
@@ -182,22 +131,14 @@ def _train(run: Path, config: Config, prepared: Prepared, checkpoint: Checkpoint
             hooks=_hooks(run, prepared, name, mark, advance),
         )
         if checkpoint is not None:
+            voice.say(_("Going on behind {name}.").format(name=checkpoint.path.name))
             loop.resume(checkpoint.path)
         state = loop.train()
     _draw_loss(run)
-    ended = {"finished": True, "steps": state.step, "ended": datetime.now().astimezone().isoformat(timespec="seconds")}
-    rundir.write_json(run / rundir.RUN, rundir.record(run) | ended)
-
-
-def _chooser(prepared: Prepared, voice: Voice) -> Part:
-    """The rows that choose the best checkpoint: validation; where there are none, test, and that is said."""
-    if prepared.validation.conversations:
-        return prepared.validation
-    if prepared.test.conversations:
-        voice.say(
-            _("No validation rows: the test rows choose the best checkpoint, so its test result flatters a little.")
-        )
-    return prepared.test
+    amend(run, finished=True, steps=state.step, ended=now())
+    best = rundir.best(run)
+    if best is not None and best.eval_loss is not None:
+        voice.say(_("Best is {name}, evaluation loss {loss:.3f}.").format(name=best.path.name, loss=best.eval_loss))
 
 
 def _rows(part: Part) -> list[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from logging import Logger
 
 Advance = Callable[[int, int, str], None]  # (done, of how many, a few words)
 
@@ -17,3 +18,19 @@ class Voice:
     @contextmanager
     def progress(self, title: str) -> Iterator[Advance]:
         yield lambda done, total, text: None
+
+
+class Journal(Voice):
+    """Another voice, of which every line goes to a log too."""
+
+    def __init__(self, voice: Voice, log: Logger) -> None:
+        self._voice, self._log = voice, log
+
+    def say(self, text: str) -> None:
+        self._voice.say(text)
+        self._log.info(text)
+
+    @contextmanager
+    def progress(self, title: str) -> Iterator[Advance]:
+        with self._voice.progress(title) as advance:
+            yield advance

@@ -4,12 +4,15 @@ until a command needs them."""
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 from tunesmith.errors import TunesmithError
 from tunesmith.i18n import _
 from tunesmith.log import escape
 
 DEBUG = "--debug"
+STOPPED = 130  # the exit code of what Ctrl-C ended
+NOTHING_TRAINED = ("train", "check")  # commands whose reader wants to hear that after a list of problems
 
 
 def main(words: list[str] | None = None) -> int:
@@ -17,39 +20,76 @@ def main(words: list[str] | None = None) -> int:
     words = list(sys.argv[1:] if words is None else words)
     debug = DEBUG in words
     words = [word for word in words if word != DEBUG]
-    import click
+    from typer import Abort
 
     from tunesmith.cli.commands import app
 
     try:
-        return app(args=words, prog_name="tunesmith", standalone_mode=False) or 0
-    except TunesmithError as error:
-        if debug:
-            raise
-        return _refuse(error)
-    except click.ClickException as error:
-        _say(error.format_message())
-        _say(_("See tunesmith --help."))
-        return 2
-    except (KeyboardInterrupt, click.Abort):
-        _say(_("Stopped."))
-        return 130
-    except BrokenPipeError:
-        return 0
+        code = app(args=words, prog_name="tunesmith", standalone_mode=False) or 0
+    except (KeyboardInterrupt, Abort):
+        code = STOPPED
     except Exception as error:
         if debug:
             raise
-        _say(_("This should not have happened: {kind}: {error}").format(kind=type(error).__name__, error=error))
-        _say(_("Run the same command with --debug to see where, and report it."))
-        return 1
+        return _refuse(error, words)
+    if code == STOPPED:
+        _say(_("Stopped."))
+    return code
 
 
-def _refuse(error: TunesmithError) -> int:
+def _refuse(error: Exception, words: list[str]) -> int:
+    from typer import BadParameter
+
+    usage = BadParameter.__mro__[2]  # the root of what a wrong command line raises; typer gives it no public name
+    if isinstance(error, TunesmithError):
+        return _list(error, words)
+    if isinstance(error, usage):
+        _say(_misused(error, words))
+        return 2
+    if isinstance(error, OSError) and error.filename:
+        _say(f"{error.filename}  " + _("This can't be read or written: {why}.").format(why=error.strerror))
+        return 2
+    _say(_("This should not have happened: {kind}: {error}").format(kind=type(error).__name__, error=error))
+    _say(_("Run the same command with --debug to see where, and report it."))
+    return 1
+
+
+def _list(error: TunesmithError, words: list[str]) -> int:
+    """One line a problem, and how many there are. Where one has no place, it is the advice that closes the list."""
     for problem in error.problems:
         _say(str(problem))
-    if len(error.problems) > 1:
-        _say(_("{n} problems. Nothing was trained.").format(n=len(error.problems)))
+    if len(error.problems) > 1 and all(problem.place for problem in error.problems):
+        text = _("{n} problems. Nothing was trained.") if words[0] in NOTHING_TRAINED else _("{n} problems.")
+        _say(text.format(n=len(error.problems)))
     return error.exit_code
+
+
+def _misused(error: Any, words: list[str]) -> str:
+    """What is wrong with a command line. Settings that were written as options are shown as what they are."""
+    name = getattr(error, "option_name", "")
+    if name:
+        from tunesmith.config.names import suggest
+        from tunesmith.config.settings import settings
+
+        near = suggest(name.lstrip("-"))
+        if near in settings():
+            text = _("{option} is not an option. Settings are written without dashes, such as {setting}={value}")
+            return text.format(option=name, setting=near, value=_value_of(name, words))
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context else "tunesmith"
+    message = error.format_message()
+    return (
+        message + (" " if message.endswith((".", "?")) else ". ") + _("See {command} --help.").format(command=command)
+    )
+
+
+def _value_of(option: str, words: list[str]) -> str:
+    for i, word in enumerate(words):
+        if word.startswith(f"{option}="):
+            return word.partition("=")[2]
+        if word == option and words[i + 1 : i + 2]:
+            return words[i + 1]
+    return "..."
 
 
 def _say(text: str) -> None:

@@ -5,14 +5,17 @@ Nothing is left out here: a row that can't be read keeps its place, with the rea
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tunesmith.conversation import Conversation, Message
-from tunesmith.data import formats
+from tunesmith.conversation import Conversation, Message, Origin
+from tunesmith.data import fields, formats
+from tunesmith.data.dataset import _system, _tools
 from tunesmith.data.detect import choose
 from tunesmith.data.formats import Parsed, with_system
+from tunesmith.data.formats.messages import has_turns, turns
 from tunesmith.data.read import read
 from tunesmith.data.row import Row, RowError
 from tunesmith.errors import DataError
@@ -30,7 +33,7 @@ class Prompt:
 
     value: dict[str, Any]
     conversation: Conversation | None
-    reference: str | None = None
+    reference: Message | None = None
     error: str | None = None
 
 
@@ -39,41 +42,81 @@ def read_prompts(path: Path, section: DataSection) -> tuple[list[Prompt], list[s
     reading = read(path)
     if not reading.rows:
         raise DataError(_("There are no rows."), str(path))
-    prompts = []
-    for index, row in enumerate(reading.rows):
-        if isinstance(row, Row):
-            prompts.append(_prompt(row, index, section))
-        else:
-            prompts.append(Prompt({"excerpt": row.excerpt}, None, error=f"{row.origin}  {row.reason}"))
+    texts = _texts(path) if all(getattr(row, "code", "") == "not_object" for row in reading.rows) else []
+    if len(texts) == len(reading.rows):
+        rows = [Row({"prompt": text}, row.origin) for text, row in zip(texts, reading.rows, strict=True)]
+        return [_prompt(row, index, section) for index, row in enumerate(rows)], reading.notices
+    prompts = [
+        _prompt(row, index, section)
+        if isinstance(row, Row)
+        else Prompt({"excerpt": row.excerpt}, None, error=_at(row.origin, row.reason))
+        for index, row in enumerate(reading.rows)
+    ]
     return prompts, reading.notices
+
+
+def _texts(path: Path) -> list[str]:
+    """The prompts of a file that holds nothing but texts: a JSON list of them, or one a line. Empty if it does not."""
+    content = path.read_bytes()
+    try:
+        found = json.loads(content)
+    except ValueError:
+        try:
+            found = [json.loads(line) for line in content.splitlines() if line.strip()]
+        except ValueError:
+            return []
+    found = found if isinstance(found, list) else [found]
+    return found if all(isinstance(text, str) for text in found) else []
 
 
 def _prompt(row: Row, index: int, section: DataSection) -> Prompt:
     try:
         parsed = _parse(row.value, section, str(row.origin))
+        claimed = set(parsed.claimed)
+        messages = list(with_system(parsed.messages, _system(row.value, claimed)))
+        tools = tuple(parsed.tools) or _tools(row.value, claimed)
     except (RowError, DataError) as error:
-        return Prompt(row.value, None, error=f"{row.origin}  {error}")
-    messages = list(parsed.messages)
-    reference = None
-    if messages and messages[-1].role == "assistant":
-        reference = messages.pop().content
-    if not any(m.role == "user" for m in messages):
-        return Prompt(row.value, None, error=f"{row.origin}  " + _("There is no question in it."))
-    conversation = Conversation(tuple(messages), tuple(parsed.tools), origin=row.origin, index=index)
-    return Prompt(row.value, conversation, reference)
+        return Prompt(row.value, None, error=_at(row.origin, str(error)))
+    last = messages.pop() if messages and messages[-1].role == "assistant" else None
+    reference = None if last is None or last.empty else last
+    if not any(message.role == "user" and not message.empty for message in messages):
+        return Prompt(row.value, None, reference, _at(row.origin, _("There is no question in it.")))
+    return Prompt(row.value, Conversation(tuple(messages), tools, origin=row.origin, index=index), reference)
+
+
+def _at(origin: Origin, reason: str) -> str:
+    return f"{origin}  {reason}"
 
 
 def _parse(row: dict[str, Any], section: DataSection, place: str) -> Parsed:
-    """By the settings if they name a format, else by the format that recognises the row, else as a bare prompt."""
+    """By the settings if they fit the row, else by the format that recognises it, else as a bare prompt."""
+    refused = None
     if section.format or section.mapping or section.prompt_template:
-        return choose([row], section, place)[1](row)
+        try:
+            return _by_settings(row, section, place)
+        except RowError as error:
+            refused = error
     known = next((name for name in formats.names() if formats.get(name).detect(row)), None)
     if known:
         return formats.get(known).parse(row)
-    texts = [row[column] for column in BARE if isinstance(row.get(column), str) and row[column].strip()]
+    if has_turns(row.get("prompt")):
+        return Parsed(turns(row["prompt"], "prompt"), claimed={"prompt"})
+    texts = {name: row[name] for name in BARE if isinstance(row.get(name), str) and row[name].strip()}
     if not texts:
-        raise RowError("no_prompt", _("No column of it is a question: {names}.").format(names=", ".join(BARE)))
-    messages = with_system(
-        (Message("user", "\n".join(texts)),), str(row.get("system") or row.get("system_prompt") or "")
-    )
-    return Parsed(messages)
+        raise refused or RowError(
+            "no_prompt", _("No column of it is a question: {names}.").format(names=", ".join(BARE))
+        )
+    if texts.keys() >= {"instruction", "input"}:
+        return Parsed((Message("user", f"{texts['instruction']}\n{texts['input']}"),), claimed={"instruction", "input"})
+    column, text = next(iter(texts.items()))
+    return Parsed((Message("user", text),), claimed={column})
+
+
+def _by_settings(row: dict[str, Any], section: DataSection, place: str) -> Parsed:
+    """As for training; with templates, a row needs no fields for the answer."""
+    try:
+        return choose([row], section, place)[1](row)
+    except RowError:
+        if not section.prompt_template:
+            raise
+        return Parsed((Message("user", fields.fill(section.prompt_template, row)[0]),))

@@ -164,8 +164,8 @@ def _conversation(row: Row, index: int, parse: Parse, name: str) -> Conversation
             raise
         raise RowError("format_failed", f"{type(error).__name__}: {error}") from error
     conversation = Conversation(
-        tuple(with_system(messages, _system(row.value, claimed))),
-        tools or _tools(row.value, claimed),
+        tuple(with_system(messages, system_of(row.value, claimed))),
+        tools or tools_of(row.value, claimed),
         {column: value for column, value in row.value.items() if column not in claimed} | parsed.meta,
         row.origin,
         index,
@@ -174,7 +174,7 @@ def _conversation(row: Row, index: int, parse: Parse, name: str) -> Conversation
     return conversation
 
 
-def _system(row: dict[str, Any], claimed: set[str]) -> str:
+def system_of(row: dict[str, Any], claimed: set[str]) -> str:
     """The system prompt of a column beside the messages; claims the column."""
     columns = [name for name in SYSTEMS if name not in claimed and isinstance(row.get(name), str)]
     claimed.update(columns)
@@ -184,7 +184,7 @@ def _system(row: dict[str, Any], claimed: set[str]) -> str:
     return found.pop() if found else ""
 
 
-def _tools(row: dict[str, Any], claimed: set[str]) -> tuple[dict[str, Any], ...]:
+def tools_of(row: dict[str, Any], claimed: set[str]) -> tuple[dict[str, Any], ...]:
     """The tools of a column, a list or its JSON text, each as an API declares a function; claims the column."""
     for name in TOOLS:
         value = None if name in claimed else row.get(name)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tunesmith.conversation import Conversation, Message, Origin
 from tunesmith.data import fields, formats
-from tunesmith.data.dataset import _system, _tools
+from tunesmith.data.dataset import system_of, tools_of
 from tunesmith.data.detect import choose
 from tunesmith.data.formats import Parsed, with_system
 from tunesmith.data.formats.messages import has_turns, turns
@@ -73,8 +73,8 @@ def _prompt(row: Row, index: int, section: DataSection) -> Prompt:
     try:
         parsed = _parse(row.value, section, str(row.origin))
         claimed = set(parsed.claimed)
-        messages = list(with_system(parsed.messages, _system(row.value, claimed)))
-        tools = tuple(parsed.tools) or _tools(row.value, claimed)
+        messages = list(with_system(parsed.messages, system_of(row.value, claimed)))
+        tools = tuple(parsed.tools) or tools_of(row.value, claimed)
     except (RowError, DataError) as error:
         return Prompt(row.value, None, error=_at(row.origin, str(error)))
     last = messages.pop() if messages and messages[-1].role == "assistant" else None

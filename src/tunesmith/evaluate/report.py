@@ -55,6 +55,8 @@ def _summary(report: Report) -> str:
             n=totals["n"], low=_percent(low), high=_percent(high)
         )
     ]
+    if report.settings.get("best_by") == "test" and report.settings.get("step") is not None:
+        lines.append(_("These test rows also chose the best checkpoint, so the result on them flatters."))
     if totals["macro_accuracy"] is not None:
         share = _percent(totals["macro_accuracy"])
         lines.append(_("Every group counted the same: {share}.").format(share=share))

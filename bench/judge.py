@@ -6,6 +6,7 @@ python judge.py MODEL SAMPLES.jsonl ADAPTER [ADAPTER ...]      prints {adapter: 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -17,7 +18,7 @@ def main() -> None:
     from torch.nn.functional import cross_entropy
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    torch.set_num_threads(2)
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
     tokenizer = AutoTokenizer.from_pretrained(model_name)
     rows = [json.loads(line) for line in Path(samples).read_text(encoding="utf-8").splitlines()]
     encoded = [[tokenizer(r[k], add_special_tokens=False)["input_ids"] for k in ("prompt", "answer")] for r in rows]

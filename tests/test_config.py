@@ -328,7 +328,7 @@ def test_a_dump_shows_origins_and_means_the_same_to_other_readers():
     loaded = load(overrides=["training.learning_rate=1e-5"], values={"preset": "demo"})
     text = dump(loaded.config, loaded.origin)
     assert "  learning_rate: 1.0e-05  # command line\n" in text
-    assert "  r: 16  # preset demo\n" in text
+    assert "  max_length: 512  # preset demo\n" in text
     assert yaml.safe_load(text) == loaded.config.model_dump(mode="json")
 
 

@@ -4,7 +4,7 @@ import random
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig, Qwen2Config, Qwen3Config
+from transformers import AutoModelForCausalLM, Gemma2Config, Gemma3TextConfig, LlamaConfig, Qwen2Config, Qwen3Config
 
 from tunesmith import rundir
 from tunesmith.config.schema import LoraSection, TrainingSection
@@ -18,8 +18,8 @@ from tunesmith.tokens.forest import grow
 from tunesmith.train import launch
 from tunesmith.train.batch import Batch
 from tunesmith.train.loop import Loop
-from tunesmith.train.loss import Trainee, chunked_cross_entropy
-from tunesmith.train.plan import Row
+from tunesmith.train.loss import Trainee, causal_model, chunked_cross_entropy
+from tunesmith.train.plan import Row, cut
 from tunesmith.train.probe import probe
 
 SHAPE = {
@@ -191,7 +191,7 @@ def test_the_probe_notices_a_head_that_is_no_plain_matrix():
 
 def loop(run, section, *, model=None, data=None, validation=(), forest=True, dropout=0.0):
     model = model or add_adapter(tiny(), LoraSection(r=4, lora_alpha=8, lora_dropout=dropout), seed=1)
-    use_forest_attention(model.get_base_model())
+    use_forest_attention(causal_model(model))
     use_fast_adapters(model)
     accelerator = launch.start(section, weights=torch.float32, device="cpu")
     torch.manual_seed(section.seed)
@@ -298,3 +298,68 @@ def test_calls_without_a_forest_are_transformers_own():
     use_forest_attention(model)
     assert model.config._attn_implementation == NAME
     torch.testing.assert_close(model(ids, attention_mask=mask).logits[mask == 1], wanted[mask == 1])
+
+
+def test_gradient_checkpointing_changes_memory_and_nothing_else(tmp_path):
+    ends = []
+    for checkpointing in (False, True):
+        model = add_adapter(tiny(), LoraSection(r=4, lora_alpha=8), seed=1)
+        if checkpointing:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            model.enable_input_require_grads()
+        made = loop(tmp_path / str(checkpointing), settings(max_steps=3), model=model)
+        made.train()
+        ends.append(trained(made.trainee.model))
+    for name in ends[0]:
+        torch.testing.assert_close(ends[0][name], ends[1][name], rtol=1e-5, atol=1e-6)
+
+
+def test_a_step_is_cut_by_tokens_and_rows_that_begin_alike_stay_together():
+    system, other = list(range(1, 21)), list(range(30, 50))
+    made = [Row((Answer(0, [*start, i], [7, 8], [1.0, 1.0]),)) for i in range(6) for start in (system, other)]
+    batches = cut(made, size=12, budget=40)
+    assert [len(b) for b in batches] == [6, 6]
+    assert {tuple(r.answers[0].context_ids[:20]) for r in batches[0]} == {tuple(system)}
+    assert [len(b) for b in cut(made, size=4, budget=10_000)] == [4, 4, 4]
+    assert [len(b) for b in cut(made, size=12, budget=1)] == [1] * 12
+
+
+def test_a_checkpoint_has_the_loss_of_its_own_weights(tmp_path):
+    section = settings(max_steps=12, save_steps=3, eval_steps=4, save_total_limit=None)
+    loop(tmp_path / "run", section, validation=rows(6, seed=9)).train()
+    measured = {r["step"]: r["eval_loss"] for r in rundir.metrics(tmp_path / "run") if "eval_loss" in r}
+    for checkpoint in rundir.checkpoints(tmp_path / "run"):
+        assert checkpoint.eval_loss == measured.get(checkpoint.step)
+    assert rundir.best(tmp_path / "run").step == min(measured, key=measured.get)
+
+
+def test_an_adapter_on_the_head_is_trained():
+    section = LoraSection(r=4, lora_alpha=8, target_modules=["q_proj", "lm_head"])
+    model = add_adapter(tiny(), section, seed=1).train()
+    able = probe(model, longest_row=60)
+    assert able.forest
+    assert not able.fast_head
+    Trainee(model, fast_head=able.fast_head)(Batch.of_forest(grow(answers(4)), CPU))[0].backward()
+    head = [p for name, p in model.named_parameters() if "lm_head.lora_B" in name]
+    assert head[0].grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_capped_head_is_not_taken_for_a_plain_one(dtype):
+    config = Gemma2Config(**SHAPE, head_dim=8, sliding_window=6, final_logit_softcapping=5.0)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").to(dtype)
+    assert not probe(model, longest_row=60).fast_head
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_autocast_trains_what_float32_trains(tmp_path, method):
+    ends = []
+    for bf16 in (False, True):
+        model = tiny() if method == "full" else add_adapter(tiny(), LoraSection(r=4, lora_alpha=8), seed=1)
+        section = settings(max_steps=4, bf16=bf16, learning_rate=1e-3)
+        made = loop(tmp_path / f"{bf16}", section, model=model)
+        assert made.accelerator.mixed_precision == ("bf16" if bf16 else "no")
+        made.train()
+        ends.append(rundir.metrics(tmp_path / f"{bf16}"))
+    for exact, rough in zip(*ends, strict=True):
+        assert rough["loss"] == pytest.approx(exact["loss"], rel=0.02)

@@ -13,7 +13,7 @@ from tunesmith.actions.rows import data_files, digest, encode, read_rows
 from tunesmith.actions.voice import Voice
 from tunesmith.config.load import load
 from tunesmith.conversation import Conversation, Message
-from tunesmith.errors import DataError, RunError, TemplateError
+from tunesmith.errors import ConfigError, DataError, Problem, RunError, TemplateError
 from tunesmith.i18n import _
 from tunesmith.tokens.encode import Encoder
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from tunesmith.rundir import Target
 
 SHOWN = 5  # rows left out that are named
+
+ACTIVE = ("model.dtype", "model.device", "model.trust_remote_code")  # what loading a model still asks
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ def open_run(
     target = rundir.find(run, checkpoint=checkpoint, base=base, model=model, tokenizer=tokenizer)
     voice.say(target.why)
     path = target.run / "config.yaml" if target.run else None
+    _refuse_idle(overrides)
     config = load(path, overrides, files=False).config
     template, text = config.template, None
     if target.run is not None:
@@ -74,6 +77,17 @@ def open_run(
         same = {name: kept.get(name) for name in ("thinking", "system", "date")}
         template = TemplateSection(**same, kwargs=kept.get("kwargs") or {})
     return Opened(target, Encoder.load(tokenizer_folder(target.tokenizer), template, text), config)
+
+
+def _refuse_idle(overrides: Sequence[str]) -> None:
+    """Settings that a finished run can't follow any more are refused, not swallowed."""
+    names = [word.partition("=")[0] for word in overrides]
+    idle = [
+        name for name in names if not name.startswith(("generation.", "evaluation.", "data.")) and name not in ACTIVE
+    ]
+    if idle:
+        text = _("This belongs to training; of a run that is there, only generation, evaluation and data can be set.")
+        raise ConfigError([Problem(name, text) for name in idle])
 
 
 def chat(opened: Opened, system: str | None) -> Session:
@@ -184,7 +198,13 @@ def _test_rows(opened: Opened, data: Path | None, voice: Voice) -> list[Conversa
     part = read_rows(config).parts["test"]
     for _step in encode(part, opened.encoder, config.data):
         pass
-    return part.conversations
+    return [asked for asked in map(_asked, part.conversations) if asked]
+
+
+def _asked(conversation: Conversation) -> Conversation | None:
+    """The conversation through its last trained answer, the one to be judged; None where there is none."""
+    turns = conversation.trained_turns()
+    return replace(conversation, messages=conversation.messages[: turns[-1] + 1]) if turns else None
 
 
 def _rows_of(file: Path, opened: Opened, voice: Voice) -> list[Conversation]:
@@ -194,7 +214,7 @@ def _rows_of(file: Path, opened: Opened, voice: Voice) -> list[Conversation]:
     found = dataset.load(file, opened.config.data.model_copy(update={"drop_duplicates": False}))
     left_out = [f"{row.origin}  {row.reason}" for row in found.rejected]
     usable = []
-    for conversation in found.conversations:
+    for conversation in filter(None, map(_asked, found.conversations)):
         try:
             opened.encoder.context(replace(conversation, messages=conversation.messages[:-1]))
             usable.append(conversation)

@@ -87,6 +87,7 @@ def _refuse_losses(rows: Rows, section: DataSection) -> None:
     if section.overflow == "error" and cut:
         raise DataError([Problem(str(r.origin), r.reason) for r in cut])
     if len(lost) <= section.max_dropped * count:
+        _refuse_lost_answers(rows, section)
         return
     kinds = Counter(r.code for r in lost)
     said = [Problem(str(r.origin), r.reason) for r in lost[:SHOWN]]
@@ -102,6 +103,20 @@ def _refuse_losses(rows: Rows, section: DataSection) -> None:
         allowed=math.ceil(100 * len(lost) / count) / 100,
     )
     raise DataError([*said, Problem("", text)])
+
+
+def _refuse_lost_answers(rows: Rows, section: DataSection) -> None:
+    """Stops where dialogues that stay lose more of their answers than the settings allow."""
+    encoded = [e for part in rows.parts.values() for e in part.encoded]
+    dropped = sum(e.dropped for e in encoded)
+    answers = dropped + sum(len(e.answers) for e in encoded)
+    if dropped > section.max_dropped * answers:
+        text = _(
+            "{n} of {answers} answers are longer with their question than data.max_length ({length} tokens). Raise"
+            " it, or allow it with data.max_dropped={allowed:.2f}."
+        )
+        allowed = math.ceil(100 * dropped / answers) / 100
+        raise DataError(text.format(n=dropped, answers=answers, length=section.max_length, allowed=allowed))
 
 
 def _remarks(section: DataSection, parts: dict[str, Part], chooser: str | None) -> list[str]:

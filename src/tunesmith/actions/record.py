@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from tunesmith import rundir
 from tunesmith.actions.prepare import Prepared, rejected_rows
 from tunesmith.actions.rows import data_files
+from tunesmith.actions.voice import Voice
 from tunesmith.config.load import load
 from tunesmith.config.write import dump
 from tunesmith.data.dataset import Dataset
@@ -75,7 +76,7 @@ def _whole(path: Any) -> Any:
     return type(path)(found)
 
 
-def claim(run: Path, config: Config, *, resume: bool, overwrite: bool) -> Checkpoint | None:
+def claim(run: Path, config: Config, voice: Voice, *, resume: bool, overwrite: bool) -> Checkpoint | None:
     """The checkpoint to go on from, if any. Refuses to touch what another run left, unless that was asked for."""
     if run.exists() and not run.is_dir():
         raise RunError(_("This is a file. Choose another folder with -o DIR."), place=str(run))
@@ -99,7 +100,19 @@ def claim(run: Path, config: Config, *, resume: bool, overwrite: bool) -> Checkp
     if finished and not _longer(run, config):
         text = _("This run is finished. To go on, raise training.num_train_epochs; or choose another folder with -o.")
         raise RunError(text, place=str(run))
-    return rundir.latest(run)
+    return _newest_whole(run, voice)
+
+
+def _newest_whole(run: Path, voice: Voice) -> Checkpoint | None:
+    """The newest checkpoint whose files are what was written; damaged ones are named and passed over."""
+    for checkpoint in reversed(rundir.checkpoints(run)):
+        problems = checkpoint.verify()
+        if not problems:
+            return checkpoint
+        for problem in problems:
+            voice.say(problem)
+        voice.say(_("{name} is damaged and passed over.").format(name=checkpoint.path.name))
+    return None
 
 
 def _longer(run: Path, config: Config) -> bool:

@@ -128,11 +128,13 @@ def encode(part: Part, encoder: Encoder, section: DataSection) -> Iterator[None]
 
 def refusal(encoded: Encoded, section: DataSection) -> tuple[str, str]:
     """Code and reason why an encoded row can't be trained; empty if it can."""
-    if encoded.error or encoded.answers:
-        return encoded.error or ("", "")
-    if encoded.dropped:
+    if encoded.error:
+        return encoded.error
+    if encoded.dropped and (section.overflow != "trim_history" or not encoded.answers):
         reason = _("The answer and its question are longer than data.max_length ({n} tokens).")
         return "too_long", reason.format(n=section.max_length)
+    if encoded.answers:
+        return "", ""
     return "no_trained_answer", _("No answer in it has a weight above 0.")
 
 

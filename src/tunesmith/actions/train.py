@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from datetime import datetime
 from pathlib import Path
@@ -14,7 +15,7 @@ from tunesmith.actions.prepare import Prepared, prepare
 from tunesmith.actions.record import amend, claim, date_of, now, same_run, whole_paths, write_record, write_settings
 from tunesmith.actions.rows import Part
 from tunesmith.actions.voice import Journal, Voice
-from tunesmith.errors import RunError
+from tunesmith.errors import ConfigError, RunError
 from tunesmith.i18n import _
 
 if TYPE_CHECKING:
@@ -25,9 +26,15 @@ if TYPE_CHECKING:
 
 def train(loaded: Loaded, voice: Voice, *, resume: bool = False, overwrite: bool = False) -> Path:
     """Trains and returns the run folder. Whatever can be wrong is found before any weight is read."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError(_("Training with several processes is not there yet. Start one: tunesmith train ..."))
     config = whole_paths(loaded.config)
+    if config.training.fp16:
+        from tunesmith.train.launch import refuse_half
+
+        refuse_half(config.model.device)
     run = config.training.output_dir
-    checkpoint = claim(run, config, resume=resume, overwrite=overwrite) if run else None
+    checkpoint = claim(run, config, voice, resume=resume, overwrite=overwrite) if run else None
     recorded = date_of(run) if run and resume else None
     config.template.date = recorded or config.template.date or f"{datetime.now():%Y-%m-%d}"
     prepared = prepare(config, voice)

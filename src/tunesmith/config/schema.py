@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from tunesmith.i18n import _
 
@@ -36,7 +36,7 @@ class TemplateSection(Section):
     fallback: str | None = Field(
         None, description="Shipped template (its file name) or a path, for a tokenizer that has none."
     )
-    system: str | None = Field(None, description="System prompt for rows that have none; an empty text is none.")
+    system: str | None = Field(None, description="System prompt for rows that have none.")
     thinking: Literal["keep", "strip"] | None = Field(
         None, description="Reasoning: train it before the answer (keep) or leave it out (strip)."
     )
@@ -76,6 +76,14 @@ class LoraSection(Section):
     lora_dropout: Share = Field(0.0, description="Dropout on the adapter's input.")
     target_modules: str | list[str] = Field("all-linear", description="all-linear, or names such as [q_proj, v_proj].")
     use_rslora: bool = Field(False, description="Scale by lora_alpha / sqrt(r).")
+
+    @field_validator("target_modules")
+    @classmethod
+    def _names(cls, given: str | list[str]) -> str | list[str]:
+        """`q_proj, v_proj` in one text is a list of names; all-linear stays what it is."""
+        if isinstance(given, str) and given != "all-linear":
+            return [name.strip() for name in given.split(",")]
+        return given
 
 
 class TrainingSection(Section):

@@ -14,7 +14,7 @@ from tunesmith.conversation import Conversation, Message, Origin
 from tunesmith.data import fields, formats
 from tunesmith.data.dataset import system_of, tools_of
 from tunesmith.data.detect import choose
-from tunesmith.data.formats import Parsed, with_system
+from tunesmith.data.formats import Parsed, alpaca_response, with_system
 from tunesmith.data.formats.messages import has_turns, turns
 from tunesmith.data.read import read
 from tunesmith.data.row import Row, RowError
@@ -106,8 +106,9 @@ def _parse(row: dict[str, Any], section: DataSection, place: str) -> Parsed:
         raise refused or RowError(
             "no_prompt", _("No column of it is a question: {names}.").format(names=", ".join(BARE))
         )
-    if texts.keys() >= {"instruction", "input"}:
-        return Parsed((Message("user", f"{texts['instruction']}\n{texts['input']}"),), claimed={"instruction", "input"})
+    if "instruction" in texts:  # joined as training joins them
+        used = [name for name in ("instruction", *alpaca_response.INPUTS) if str(row.get(name) or "").strip()]
+        return Parsed((Message("user", "\n".join(str(row[name]) for name in used)),), claimed=set(used))
     column, text = next(iter(texts.items()))
     return Parsed((Message("user", text),), claimed={column})
 

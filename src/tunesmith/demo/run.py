@@ -90,7 +90,6 @@ def _write_inputs(folder: Path, base: Path, overrides: tuple[str, ...]) -> Loade
     settings: dict[str, Any] = {
         "preset": "demo",
         "model": {"name_or_path": str(base)},
-        "template": {"system": ""},
         "data": {
             "train": str(folder / "data"),
             "prompt_template": task.PROMPT_TEMPLATE,

@@ -100,6 +100,8 @@ class _Siblings:
 
 def _forward(layer: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     one = len(layer.active_adapters) == 1 and layer.active_adapters[0] in layer.lora_A
+    if torch.is_autocast_enabled(x.device.type):  # it chooses types by itself
+        one = False
     if not one or layer.disable_adapters or layer.merged or args or kwargs or not layer.training:
         return Linear.forward(layer, x, *args, **kwargs)
     return layer.siblings.forward(layer, x)

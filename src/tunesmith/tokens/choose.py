@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tunesmith.errors import TemplateError
 from tunesmith.i18n import _
-from tunesmith.tokens.tokenizer import Tokenizer, made_for
+from tunesmith.tokens.tokenizer import Tokenizer
 
 SHIPPED = Path(__file__).parent / "templates"
 
@@ -18,14 +18,14 @@ def choose(
     folder: Path,
     fallback: str | None,
 ) -> tuple[str, str]:
-    """(text, source): `path`, else the tokenizer's `own`, else the shipped one that is made for the special tokens of
-    the tokenizer in `folder`, else `fallback`, else TemplateError. Never a guess."""
+    """(text, source): `path`, else the tokenizer's `own`, else the shipped one whose first comment fits the control
+    tokens of the tokenizer in `folder`, else `fallback`, else TemplateError. Never a guess."""
     if path is not None:
         return _read(path), str(path)
     if own:
         return own, str(folder)
     shipped = {p.stem: _read(p) for p in sorted(SHIPPED.glob("*.jinja"))}
-    fitting = [name for name, text in shipped.items() if made_for(text) and Tokenizer(folder, text).has(made_for(text))]
+    fitting = [name for name, text in shipped.items() if Tokenizer(folder, text).fits(text)]
     if len(fitting) == 1:
         return shipped[fitting[0]], f"{fitting[0]}.jinja"
     if fallback in shipped:

@@ -116,9 +116,10 @@ class Encoder:
         pieces = self.tokenizer.control_pattern.split(rendered)
         for i, piece in enumerate(pieces):
             if i % 2:
-                ids.append(self.tokenizer.control[piece.strip()])
+                ids.append(self.tokenizer.control_id(piece))
             else:
-                ids += self.tokenizer.text_ids(clean(piece), continuation=continuation and not ids)
+                begun = bool(ids) and self.tokenizer.prefix_once
+                ids += self.tokenizer.text_ids(clean(piece), continuation=begun or (continuation and not ids))
         return ids
 
     def _prepared(self, conversation: Conversation) -> Conversation:
@@ -136,14 +137,18 @@ class Encoder:
         return protect(text, self.tokenizer.control_pattern)
 
     def _safe_message(self, message: Message, keep_reasoning: bool) -> Message:
-        return replace(
-            message,
+        name, call_id = (text and self._safe(text) for text in (message.name, message.tool_call_id))
+        return Message(
+            self._safe(message.role),
             content=self._safe(message.content),
             reasoning=self._safe(message.reasoning) if message.reasoning and keep_reasoning else None,
             tool_calls=tuple(
-                ToolCall(self._safe(c.name), every_text(c.arguments, self._safe, self._safe), c.id)
+                ToolCall(self._safe(c.name), every_text(c.arguments, self._safe, self._safe), c.id and self._safe(c.id))
                 for c in message.tool_calls
             ),
+            name=name,
+            tool_call_id=call_id,
+            weight=message.weight,
         )
 
     def _check_reasoning(self, conversation: Conversation) -> None:
@@ -164,6 +169,14 @@ class Encoder:
         """Ids before the next answer: exactly the context in which that answer would be trained."""
         conversation = self._prepared(conversation)
         return self._ids(self.template.render(conversation.messages, conversation.tools, prompt=True))
+
+    def rendered(self, conversation: Conversation) -> str:
+        """The whole conversation as text: what the template makes of it, its last answer as it is trained."""
+        conversation = self._prepared(conversation)
+        *history, last = conversation.messages
+        if last.role == "assistant":
+            return clean("".join(render_turn(self.template, history, last, conversation.tools)))
+        return clean(self.template.render(conversation.messages, conversation.tools, prompt=False))
 
     def decode(self, ids: list[int]) -> str:
         return self.tokenizer.decode(ids)

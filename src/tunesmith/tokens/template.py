@@ -1,7 +1,8 @@
 """Conversations to text, by one chat template: how messages are put before it, and what comes out.
 
 Content is told from template text by its place: it goes through the template between two noncharacters, and a
-control token that is spelled inside content is broken by a third. Knows nothing of ids.
+control token that is spelled inside content is broken by a third, which stands before each of its characters. Knows
+nothing of ids.
 """
 
 from __future__ import annotations
@@ -23,11 +24,28 @@ from tunesmith.tokens.jinja import compiled, tojson
 OPEN, CLOSE, BREAK = "\ufdd0", "\ufdd1", "\ufdd2"
 MARKS = re.compile(f"[{OPEN}{CLOSE}{BREAK}]")
 REASONING_KEYS = ("reasoning_content", "thinking", "reasoning")
-PROBE = "probe"
+PROBE, PROBE_ID = "probe", "call00000"  # Mistral's template refuses ids of another length
+
+
+class Marked(str):
+    """Text with marks, which stay what they are where a template writes a value as Python does (`{{ tools }}`)."""
+
+    def __repr__(self) -> str:
+        written = r"\\(\\|ufdd[012])"  # an escaped backslash is a user's own
+        return re.sub(written, lambda m: m[0] if m[1] == "\\" else chr(int(m[1][1:], 16)), super().__repr__())
 
 
 def clean(text: str) -> str:
     return MARKS.sub("", text)
+
+
+def _enclosed(text: str) -> str:
+    """Marks around what is left when white space is trimmed, so that a template's trimming does what it always does."""
+    core = text.strip()
+    if not core:
+        return text
+    start = text.index(core)
+    return Marked(f"{text[:start]}{OPEN}{core}{CLOSE}{text[start + len(core) :]}")
 
 
 @dataclass(frozen=True)
@@ -53,8 +71,13 @@ class ChatTemplate:
             ) from None
 
     def render(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] = (), *, prompt: bool) -> str:
-        """Text with marks around content. `prompt` adds what stands before an answer. Raises TemplateError."""
-        return self._render([self._message(m) for m in messages], tools, prompt=prompt)
+        """Text with marks around content; without, where a template looks into content and marks would change what it
+        does. `prompt` adds what stands before an answer. Raises TemplateError, also for messages that would be lost."""
+        for role in self.lost_roles.intersection(m.role for m in messages if not m.empty):
+            raise TemplateError(_("The chat template leaves out messages of the role {role}.").format(role=role))
+        marked = self._render([self._message(m) for m in messages], tools, prompt=prompt)
+        plain = self._render([self._message(m, lambda text: text) for m in messages], tools, prompt=prompt)
+        return marked if clean(marked) == clean(plain) else plain
 
     def _render(self, messages: list[dict[str, Any]], tools: Sequence[dict[str, Any]], *, prompt: bool) -> str:
         try:
@@ -68,18 +91,18 @@ class ChatTemplate:
         except Exception as error:  # a template is foreign code: whatever it raises is an answer about this row
             raise TemplateError(_("The chat template refuses this: {why}.").format(why=error)) from None
 
-    def _message(self, message: Message) -> dict[str, Any]:
+    def _message(self, message: Message, mark: Callable[[str], str] = _enclosed) -> dict[str, Any]:
         """The message as this template reads it."""
         content_key, as_text = self.tool_call_style if message.tool_calls else ("", False)
-        shown: dict[str, Any] = {"role": message.role, "content": _enclosed(message.content)}
+        shown: dict[str, Any] = {"role": message.role, "content": mark(message.content)}
         if message.tool_calls:
             if not message.content and content_key == "none":
                 shown["content"] = None
             elif not message.content and content_key == "absent":
                 del shown["content"]
-            shown["tool_calls"] = [_call(c.name, c.arguments, c.id, as_text) for c in message.tool_calls]
+            shown["tool_calls"] = [_call(c.name, c.arguments, c.id, as_text, mark) for c in message.tool_calls]
         if message.reasoning and self.reasoning_key:
-            shown[self.reasoning_key] = _enclosed(message.reasoning)
+            shown[self.reasoning_key] = mark(message.reasoning)
         if message.name:
             shown["name"] = message.name
         if message.tool_call_id:
@@ -103,10 +126,18 @@ class ChatTemplate:
                 answer: dict[str, Any] = {"role": "assistant", "content": "" if content == "" else None}
                 if content == "absent":
                     del answer["content"]
-                answer["tool_calls"] = [_call(PROBE, {PROBE: PROBE}, None, as_text)]
+                answer["tool_calls"] = [_call(PROBE, {PROBE: PROBE}, PROBE_ID, as_text, _enclosed)]
                 if clean(self._try([{"role": "user", "content": "question"}, answer])).count(PROBE) >= 3:
                     return content, as_text
         raise TemplateError(_("The chat template has no place for tool calls."), place=self.source)
+
+    @cached_property
+    def lost_roles(self) -> frozenset[str]:
+        """Roles whose messages the template leaves out without a word."""
+        user, tool = {"role": "user", "content": "question"}, {"role": "tool", "content": PROBE, "name": "name"}
+        system = self._try([{"role": "system", "content": PROBE}, user])
+        result = self._try([user, {"role": "assistant", "content": "answer"}, tool | {"tool_call_id": PROBE_ID}])
+        return frozenset(r for r, text in (("system", system), ("tool", result)) if text and PROBE not in text)
 
     def _try(self, messages: list[dict[str, Any]]) -> str:
         try:
@@ -117,21 +148,12 @@ class ChatTemplate:
 
 def protect(text: str, pattern: re.Pattern[str]) -> str:
     """The text with every control token in it broken, so that it can't act as one; noncharacters are taken out."""
-    return pattern.sub(lambda m: _break(m.group()), clean(text))
+    return Marked(pattern.sub(_broken, clean(text)))
 
 
-def _break(token: str) -> str:
-    start = len(token) - len(token.lstrip())
-    return token[: start + 1] + BREAK + token[start + 1 :]
-
-
-def _enclosed(text: str) -> str:
-    """Marks around what is left when white space is trimmed, so that a template's trimming does what it always does."""
-    core = text.strip()
-    if not core:
-        return text
-    start = text.index(core)
-    return f"{text[:start]}{OPEN}{core}{CLOSE}{text[start + len(core) :]}"
+def _broken(token: re.Match[str]) -> str:
+    """White space that a token swallows stays free, so that a template may trim it."""
+    return re.sub(r"(?=\S)", BREAK, token[0]) if token[0].strip() else BREAK + BREAK.join(token[0])
 
 
 def every_text(value: Any, change: Callable[[str], str], keys: Callable[[str], str] | None = None) -> Any:
@@ -145,11 +167,11 @@ def every_text(value: Any, change: Callable[[str], str], keys: Callable[[str], s
     return value
 
 
-def _call(name: str, arguments: Any, call_id: str | None, as_text: bool) -> dict[str, Any]:
-    marked = every_text(arguments, _enclosed)
+def _call(name: str, arguments: Any, call_id: str | None, as_text: bool, mark: Callable[[str], str]) -> dict[str, Any]:
+    marked = every_text(arguments, mark)
     if as_text and not isinstance(marked, str):
         marked = tojson(marked)
-    call = {"type": "function", "function": {"name": _enclosed(name), "arguments": marked}}
+    call = {"type": "function", "function": {"name": mark(name), "arguments": marked}}
     return call | ({"id": call_id} if call_id else {})
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from tokenizers import Tokenizer as RustTokenizer
 
-from tunesmith.errors import ModelError
+from tunesmith.errors import ModelError, TemplateError
 from tunesmith.i18n import _
 
 # Markers that families train as structure although their tokenizers do not flag them as special.
@@ -21,8 +21,9 @@ MARKERS = frozenset(
     {"<think>", "</think>", "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>", "<tools>"}
     | {"</tools>", "<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>", "<|fim_pad|>", "<|repo_name|>", "<|file_sep|>"}
 )
-# Stands for a control token in the tokenizer for ordinary text: a Unicode noncharacter, which no text contains.
+# Stands for a control token in the tokenizer for ordinary text: a Unicode noncharacter, which is taken out of texts.
 UNREACHABLE = "\ufdef"
+BROKEN = "\ufdd2"  # what stands right behind this mark is no control token
 REMEMBERED = 100_000  # texts: system prompts and turns come back in every context of a dialogue
 
 
@@ -63,7 +64,7 @@ class Tokenizer:
         """Text -> id of every added token that is special, or that the template or a family uses as a marker; and of
         what a template names as made for it, added or not ("sop" of ChatGLM3 is a piece of words as text)."""
         vocab = self.spec["model"].get("vocab", {})
-        named = {t: vocab[t] for t in made_for(template) if isinstance(vocab, dict) and t in vocab}
+        named = {t: vocab[t] for t in made_for(template)[0] if isinstance(vocab, dict) and t in vocab}
         return named | {
             token["content"]: token["id"]
             for token in self.spec.get("added_tokens", [])
@@ -108,11 +109,17 @@ class Tokenizer:
             swallows(text, "lstrip") + re.escape(text) + swallows(text, "rstrip")
             for text in sorted(self.control, key=len, reverse=True)
         ]
-        return re.compile("(" + "|".join(parts) + ")" if parts else "(?!)()")
+        return re.compile(f"(?<!{BROKEN})(" + "|".join(parts) + ")" if parts else "(?!)()")
 
-    def has(self, tokens: list[str]) -> bool:
-        """Whether all of these are control tokens here, that is, whether a template made for them fits."""
-        return all(token in self.control for token in tokens)
+    def control_id(self, found: str) -> int:
+        """The id of what the pattern found."""
+        return self.control[found if found in self.control else found.strip()]
+
+    def fits(self, template: str) -> bool:
+        """Whether the control tokens that a template is made for are all here, and none of those that it excludes."""
+        present, absent = made_for(template)
+        added = {token["content"] for token in self.spec.get("added_tokens", [])}
+        return bool(present) and self.control.keys() >= set(present) and added.isdisjoint(absent)
 
     def id_of(self, token: str | None) -> int | None:
         if token is None or token in self.control:
@@ -132,8 +139,14 @@ class Tokenizer:
                 return found
         return 0
 
+    @cached_property
+    def prefix_once(self) -> bool:
+        """Whether a prefix space stands before the whole text only, and not behind each control token in it."""
+        return '"prepend_scheme": "first"' in json.dumps(self.spec.get("pre_tokenizer"))
+
     def text_ids(self, text: str, *, continuation: bool = False) -> list[int]:
         """Ids of ordinary text: no control id ever comes out. `continuation`: no prefix space is put before it."""
+        text = text.replace(UNREACHABLE, "")
         if not text:
             return []
         key = (text, continuation)
@@ -141,16 +154,20 @@ class Tokenizer:
             if len(self._seen) > REMEMBERED:
                 self._seen.clear()
             tokenizer = self._continuation if continuation else self._plain
-            ids = tokenizer.encode(text, add_special_tokens=False).ids
+            try:
+                ids = tokenizer.encode(text).ids
+            except TypeError:  # halves of surrogate pairs
+                raise TemplateError(_("The text holds a broken character.")) from None
             if not self.control_ids.isdisjoint(ids):  # a vocabulary whose merges spell a control token
-                ids = [i for piece in self._broken(text) for i in self._continuation.encode(piece).ids]
+                first, *rest = self._broken(text)
+                ids = tokenizer.encode(first).ids + [i for part in rest for i in self._continuation.encode(part).ids]
             self._seen[key] = ids
         return self._seen[key]
 
     def _broken(self, text: str) -> list[str]:
-        """The text cut inside each control token that is spelled in it."""
-        cuts = [m.start() + 1 for m in self.control_pattern.finditer(text)]
-        return [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
+        """The text cut inside each control token that is spelled in it, also inside those that overlap."""
+        cuts = [m.start() + 1 for m in re.finditer(f"(?={self.control_pattern.pattern})", text)]
+        return [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True) if a < b] or [text]
 
     def decode(self, ids: list[int], *, skip_special_tokens: bool = True) -> str:
         return self.full.decode(ids, skip_special_tokens=skip_special_tokens)
@@ -159,14 +176,16 @@ class Tokenizer:
         return self.full.decode([token_id], skip_special_tokens=False)
 
 
-def made_for(template: str) -> list[str]:
-    """The control tokens that a template names in its first comment."""
-    first = re.match(r"\{#-? made for: (.*?) -?#\}", template)
-    return first.group(1).split() if first else []
+def made_for(template: str) -> tuple[list[str], list[str]]:
+    """The control tokens that a template names in its first comment: those it is made for, and those it excludes."""
+    first = re.match(r"\{#-? made for: (.*?)(?:; not for: (.*?))? -?#\}", template)
+    return (first[1].split(), (first[2] or "").split()) if first else ([], [])
 
 
 def _looks_like_marker(text: str) -> bool:
-    return len(text) > 1 and not text.isspace() and not text.isalnum()
+    """A word in brackets of any kind: <|user|>, [INST], <reserved_106>. Words, dots, line breaks are ordinary text."""
+    core = text.strip()
+    return any(map(str.isalnum, core)) and not (core[0].isalnum() and core[-1].isalnum())
 
 
 def _no_prefix_space(node: Any) -> Any:

@@ -6,6 +6,7 @@ What a template writes around answers is learned from what it renders, never ass
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,11 +14,12 @@ from typing import Any
 from tunesmith.conversation import Message, ToolCall
 from tunesmith.errors import TemplateError
 from tunesmith.i18n import _
-from tunesmith.tokens.template import CLOSE, OPEN, ChatTemplate, clean, spans
+from tunesmith.tokens.template import CLOSE, OPEN, PROBE_ID, ChatTemplate, clean, spans
 
 THINK, UNTHINK = "<think>\n", "\n</think>\n\n"
+BEGUN = re.compile(r"<think>\n?$")  # a generation prompt that opens the reasoning itself, as QwQ's and DeepSeek-R1's do
 QUESTION, ANSWER = Message("user", "question"), Message("assistant", "answer")
-CALL = Message("assistant", tool_calls=(ToolCall("name", {"key": "value"}),))
+CALL = Message("assistant", tool_calls=(ToolCall("name", {"key": "value"}, PROBE_ID),))
 
 
 def render_turn(
@@ -27,28 +29,43 @@ def render_turn(
     context = template.render(history, tools, prompt=True)
     full = template.render([*history, message], tools, prompt=False)
     turn = len(history)
-    if not full.startswith(context):
+    if not full.startswith(context) and (OPEN in full) != (OPEN in context):  # one of them could not bear marks
+        context, full = (text.replace(OPEN, "").replace(CLOSE, "") for text in (context, full))
+    answer = _behind(context, full, message, has_place=template.reasoning_key is not None)
+    if answer is None:
         said = _(
             "messages[{turn}]: the chat template renders what stands before this answer differently once it is there."
         )
         raise TemplateError(said.format(turn=turn))
-    answer = full[len(context) :]
-    if message.reasoning and not template.reasoning_key:
-        answer = _with_reasoning(answer, message.reasoning)
-    missing = next((part for part in _parts(message) if clean(part) not in clean(answer)), None)
+    wanted = Counter(clean(part) for part in _parts(message))
+    missing = next((part for part, times in wanted.items() if clean(answer).count(part) < times), None)
     if missing is not None:
         said = _("messages[{turn}]: the chat template does not render this part: {part}")
-        raise TemplateError(said.format(turn=turn, part=repr(clean(missing)[:60])))
+        raise TemplateError(said.format(turn=turn, part=repr(missing[:60])))
     lost = next((tool for tool in tools if _name(tool) not in clean(context)), None)
     if lost is not None:
         raise TemplateError(_("The chat template does not render the tool {name}.").format(name=_name(lost)))
     return context, answer
 
 
-def _with_reasoning(answer: str, reasoning: str) -> str:
-    """Reasoning put before the content of an answer whose template has no place for it."""
-    at = max(answer.find(OPEN), 0)
-    return f"{answer[:at]}{THINK}{OPEN}{reasoning.strip()}{CLOSE}{UNTHINK}{answer[at:]}"
+def _behind(context: str, full: str, message: Message, *, has_place: bool) -> str | None:
+    """What the answer adds to its context, with its reasoning also where the template has no place for that."""
+    if full.startswith(context):
+        answer = full[len(context) :]
+        return answer if has_place or not message.reasoning else _with_reasoning(answer, message)
+    begun = BEGUN.search(context)
+    if begun is None or has_place or not full.startswith(context[: begun.start()]):
+        return None
+    answer = _with_reasoning(full[begun.start() :], message)
+    return answer.removeprefix(begun.group()) if answer.startswith(begun.group()) else None
+
+
+def _with_reasoning(answer: str, message: Message) -> str:
+    """Reasoning put before the content, or before the calls where there is none."""
+    space = message.content[: len(message.content) - len(message.content.lstrip())]
+    head = answer[: max(answer.find(OPEN), 0)].removesuffix(space) if message.content.strip() else ""
+    reasoning = f"{OPEN}{message.reasoning.strip()}{CLOSE}" if message.reasoning else ""
+    return f"{head}{THINK}{reasoning}{UNTHINK}{answer[len(head) :]}"
 
 
 def _parts(message: Message) -> Iterator[str]:
@@ -76,18 +93,20 @@ class Frame:
     def of(cls, template: ChatTemplate) -> Frame:
         plain = render_turn(template, [QUESTION], ANSWER)[1]
         thought = render_turn(template, [QUESTION], replace(ANSWER, reasoning="reason"))[1]
-        first, second = list(spans(thought))[:2]
+        found = [*spans(thought)]
+        around = (thought[: found[0][0]], thought[found[0][1] : found[1][0]]) if found[1:] else (THINK, UNTHINK)
         try:
             call = render_turn(template, [QUESTION], CALL)[1]
         except TemplateError:
             call = None
-        head = clean(plain[: plain.index(OPEN)])
-        return cls(plain, call, head, clean(thought[: first[0]]), clean(thought[first[1] : second[0]]))
+        return cls(plain, call, clean(plain[: max(plain.find(OPEN), 0)]), *map(clean, around))
 
     def read(self, text: str) -> Message:
         """A generated answer read back: its reasoning apart, the template's own words around it removed."""
         before, behind = self.before_reasoning.strip(), self.behind_reasoning.strip()
         found = re.match(rf"\s*{re.escape(before)}(.*?){re.escape(behind)}(.*)", text, re.DOTALL)
         if found:
-            return Message("assistant", found[2].lstrip("\n"), reasoning=found[1].strip() or None)
+            gap = self.behind_reasoning[len(self.behind_reasoning.rstrip()) :]
+            content = found[2].removeprefix(gap) if found[2].startswith(gap) else found[2].lstrip("\n")
+            return Message("assistant", content, reasoning=found[1].strip() or None)
         return Message("assistant", text.removeprefix(self.head))

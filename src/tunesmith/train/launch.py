@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 
 from tunesmith.errors import ConfigError
 from tunesmith.i18n import _
@@ -21,14 +22,21 @@ def start(section: TrainingSection, *, weights: torch.dtype, device: str) -> Acc
     machine can't do.
     """
     on_cpu = torch.device(device).type == "cpu"
-    if section.fp16 and on_cpu:
-        raise ConfigError(
-            _("float16 does not train on a CPU. Leave fp16 out: bfloat16 is used where the CPU can, else float32."),
-            place="training.fp16",
-        )
+    if section.fp16:
+        refuse_half(device)
     precision = "no"
     if section.fp16:
         precision = "fp16"
     elif section.bf16 and weights == torch.float32:
         precision = "bf16"
+    AcceleratorState._reset_state(True)  # a process may train twice, in another precision
     return Accelerator(mixed_precision=precision, cpu=on_cpu)
+
+
+def refuse_half(device: str) -> None:
+    """Raises ConfigError where float16 would have to train on a CPU."""
+    if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
+        raise ConfigError(
+            _("float16 does not train on a CPU. Leave fp16 out: bfloat16 is used where the CPU can, else float32."),
+            place="training.fp16",
+        )

@@ -68,7 +68,7 @@ class Loop:
         self.model.train()
         started, tokens_then = time.monotonic(), 0
         for step in range(state.step, total):
-            rate = rate_at(step, total, self.section)
+            rate, state.eval_loss = rate_at(step, total, self.section), None
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
             indices = self.plan.conversations(step)
@@ -88,8 +88,9 @@ class Loop:
                 if self.accelerator.is_main_process:
                     track.write(self.run, record)
             self.hooks.progress({"step": state.step, "total": total} | record)
-            stop = self._patience_is_over()
-            if stop or state.step == total or state.step % self.plan.save_steps == 0:
+            best = state.eval_loss is not None and state.eval_loss == state.best_eval_loss
+            stop = state.eval_loss is not None and self._patience_is_over()
+            if best or stop or state.step == total or state.step % self.plan.save_steps == 0:
                 self._save()
             if stop:
                 break
@@ -123,7 +124,8 @@ class Loop:
     def _batch(self, rows: Sequence[Row]) -> Batch:
         answers = [a for row in rows for a in row.answers]
         if self.forest:
-            return Batch.of_forest(grow(answers), self.accelerator.device)
+            plain = self.accelerator.mixed_precision != "no"  # autocast knows the library's attention, not ours
+            return Batch.of_forest(grow(answers), self.accelerator.device, fast=not plain)
         return Batch.of_rows(answers, self.pad_id, self.accelerator.device)
 
     def _sync_on(self, last: bool) -> Any:

@@ -26,6 +26,7 @@ from tunesmith.train.loss import Trainee, causal_model
 # differs from itself in float32 by 0.07.
 NOISE = {torch.float32: (1e-4, 1e-4), torch.bfloat16: (0.2, 2e-3), torch.float16: (0.05, 1e-3)}
 FACTOR = 1.5  # sharing may differ from not sharing so many times more than that differs from the model's own rows
+RESHAPED = ("final_logit_softcapping", "logit_scale", "logits_scaling")  # a config's names for what happens to logits
 SHORT = 24  # tokens of a probe's answers and branches
 
 
@@ -51,7 +52,7 @@ def probe(model: nn.Module, longest_row: int, seed: int = 0) -> Abilities:
         wanted = torch.cat([_row_by_row(causal, answer, parameter.device) for answer in answers])
         use_forest_attention(model)
         rows = [[answer] for answer in answers]
-        fast_head = _difference(_losses(model, rows, fast_head=True, forest=False), wanted) <= limit
+        fast_head = _plain_head(causal, answers[0], parameter.device)
         alone = _losses(model, rows, fast_head=fast_head, forest=True)
         shared = _losses(model, [answers], fast_head=fast_head, forest=True)
     finally:
@@ -65,6 +66,20 @@ def probe(model: nn.Module, longest_row: int, seed: int = 0) -> Abilities:
             " own. The result is the same, training is slower."
         )
     return Abilities(forest, fast_head, reason)
+
+
+def _plain_head(causal: Any, answer: Answer, device: torch.device) -> bool:
+    """Whether logits are hidden @ head and nothing else: no bias, scale, cap or adapter on the way."""
+    head, config = causal.get_output_embeddings(), causal.config.get_text_config()
+    if type(head) is not nn.Linear or head.bias is not None:
+        return False
+    if any(getattr(config, name, None) not in (None, 1, 1.0) for name in RESHAPED):
+        return False
+    ids = torch.tensor([answer.context_ids], device=device)
+    hidden = causal.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
+    wanted = causal(input_ids=ids, use_cache=False).logits.float()
+    rounding = 2 * torch.finfo(hidden.dtype).eps * wanted.abs().max()
+    return bool(((hidden @ head.weight.T).float() - wanted).abs().max() <= rounding)
 
 
 def _losses(model: nn.Module, batches: list[list[Answer]], *, fast_head: bool, forest: bool) -> torch.Tensor | None:

@@ -63,10 +63,10 @@ def open_run(
     """Finds out what RUN means and says so. The encoder is the one with which it was trained."""
     from tunesmith.config.schema import TemplateSection
 
+    _refuse_idle(overrides)
     target = rundir.find(run, checkpoint=checkpoint, base=base, model=model, tokenizer=tokenizer)
     voice.say(target.why)
     path = target.run / "config.yaml" if target.run else None
-    _refuse_idle(overrides)
     config = load(path, overrides, files=False).config
     template, text = config.template, None
     if target.run is not None:

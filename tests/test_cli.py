@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -373,7 +374,9 @@ def test_too_many_rejected_rows_stop_everything(data: Path, tiny_folder: Path) -
 def test_preview_shows_the_row_and_its_tokens(data: Path, tiny_folder: Path) -> None:
     out = done("preview", data, "--model", tiny_folder, "--row", 3).out
     assert "pumps.jsonl:4" in out
-    assert "<|im_start|>user\nIs pump 3 faulty?<|im_end|>\n<|im_start|>assistant\nYes.<|im_end|>" in out
+    _read, rendered, tokens = re.split("as rendered|as tokens", out)
+    for shown in (rendered, tokens):
+        assert "<|im_start|>user\nIs pump 3 faulty?<|im_end|>\n<|im_start|>assistant\nYes.<|im_end|>" in shown
     assert "rows are 0 to 23" in refused("preview", data, "--model", tiny_folder, "--row", 24)[0]
 
 
@@ -389,7 +392,7 @@ def test_a_preview_page_runs_no_script_of_the_data(tiny_folder: Path, tmp_path: 
     done("preview", data, "--model", tiny_folder, "--html", tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "<script>" not in page
-    assert "&lt;script&gt;" in page
+    assert "As rendered</h2><pre>&lt;|im_start|&gt;user\n&lt;script&gt;" in page
     assert "<b>No" not in page
     assert "data itself" in refused("preview", data, "--model", tiny_folder, "--html", data)[0]
 

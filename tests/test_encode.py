@@ -112,27 +112,30 @@ def random_conversation(rng, family):
     return Conversation(tuple(messages))
 
 
+def check_structure(family, conversation):
+    """No text becomes a control id, none is lost, and the forest gives every context back."""
+    made = encoder(family, "keep")
+    found = made.encode(conversation)
+    assert found.error is None, found.error
+    tame = [Message(m.role, "x" if m.content else "", "x" if m.reasoning else None) for m in conversation.messages]
+    expected = made.encode(Conversation(tuple(tame)))
+    control = made.tokenizer.control_ids
+    for answer, same in zip(found.answers, expected.answers, strict=True):
+        for ids, others in ((answer.context_ids, same.context_ids), (answer.answer_ids, same.answer_ids)):
+            assert [i for i in ids if i in control] == [i for i in others if i in control]
+        content = conversation.messages[answer.turn].content.strip()
+        decoded = made.tokenizer.decode(answer.answer_ids, skip_special_tokens=False)
+        # the vendor's own decoding of DeepSeek's added token "ö" is a broken byte
+        assert content in decoded or (family == "deepseek-llm" and "ö" in content)
+    assert [c for c, _a, _w in grow(found.answers).answers()] == [a.context_ids for a in found.answers]
+
+
 @needs_assets
 @pytest.mark.parametrize("family", FAMILIES)
 def test_random_conversations_keep_their_structure(family):
-    """125 conversations a family: no text of a user becomes a control id, and none is lost."""
     rng = random.Random(7)
-    made = encoder(family, "keep")
     for _ in range(125):
-        conversation = random_conversation(rng, family)
-        found = made.encode(conversation)
-        assert found.error is None, found.error
-        tame = [Message(m.role, "x" if m.content else "", "x" if m.reasoning else None) for m in conversation.messages]
-        expected = made.encode(Conversation(tuple(tame)))
-        for answer, same in zip(found.answers, expected.answers, strict=True):
-            for ids, others in ((answer.context_ids, same.context_ids), (answer.answer_ids, same.answer_ids)):
-                control = made.tokenizer.control_ids
-                assert [i for i in ids if i in control] == [i for i in others if i in control]
-            content = conversation.messages[answer.turn].content.strip()
-            decoded = made.tokenizer.decode(answer.answer_ids, skip_special_tokens=False)
-            # the vendor's own decoding of DeepSeek's added token "ö" is a broken byte
-            assert content in decoded or (family == "deepseek-llm" and "ö" in content)
-        assert [c for c, _a, _w in grow(found.answers).answers()] == [a.context_ids for a in found.answers]
+        check_structure(family, random_conversation(rng, family))
 
 
 @needs_assets
@@ -274,3 +277,220 @@ def test_rendering_equals_transformers():
             [{"role": m.role, "content": m.content} for m in messages], add_generation_prompt=True, return_dict=False
         )
         assert encoder(family).context(Conversation(tuple(messages))) == list(ids)
+
+
+# --- templates of other families, in small: what they do that once broke a label -------------------------------------
+
+HEAD, END = "{{ '<|im_start|>' + m.role + '\\n' }}", "{{ '<|im_end|>\\n' }}"
+PROMPT = "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+CALLS = "{% for c in m.tool_calls or [] %}<call>{{ c.function | tojson }}</call>{% endfor %}"
+TOOLS = ({"type": "function", "function": {"name": "weather", "description": "d", "parameters": {}}},)
+WEATHER = ToolCall("weather", {"city": "北京"}, "call00001")
+
+
+def chatml(body="{{ m.content }}" + CALLS, prompt=PROMPT, first="{{ tools or '' }}"):
+    return f"{first}{{% for m in messages %}}{HEAD}{body}{END}{{% endfor %}}{prompt}"
+
+
+@pytest.fixture
+def made(tiny_tokenizer, tmp_path):
+    """`made(template, *tokens)`: an encoder with this template, its tiny tokenizer with these control tokens added."""
+
+    def make(template, *tokens, change=lambda spec: None, **section):
+        spec = json.loads((tiny_tokenizer / "tokenizer.json").read_text(encoding="utf-8"))
+        change(spec)
+        first = len(spec["model"]["vocab"])
+        plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+        spec["added_tokens"] += [plain | {"id": first + i, "content": token} for i, token in enumerate(tokens)]
+        (tmp_path / "tokenizer.json").write_text(json.dumps(spec), encoding="utf-8")
+        (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "<|im_end|>"}', encoding="utf-8")
+        (tmp_path / "mine.jinja").write_text(template, encoding="utf-8")
+        return Encoder.load(tmp_path, TemplateSection(path=tmp_path / "mine.jinja", **section))
+
+    return make
+
+
+def texts(encoder, *messages, tools=()):
+    """(context, answer) of each trained answer as text; the contexts are those of inference."""
+    found = encoder.encode(Conversation(messages, tools))
+    assert found.error is None, found.error
+    for answer in found.answers:
+        assert answer.context_ids == encoder.context(Conversation(messages[: answer.turn], tools))
+        assert answer.answer_ids[-1] in encoder.stop_ids
+    whole = [(a.context_ids, a.answer_ids) for a in found.answers]
+    return [tuple(encoder.tokenizer.decode(ids, skip_special_tokens=False) for ids in pair) for pair in whole]
+
+
+def refusal(encoder, *messages, tools=()):
+    error = encoder.encode(Conversation(messages, tools)).error
+    assert error is not None
+    return error[1]
+
+
+def control_in(encoder, conversation):
+    [answer] = encoder.encode(conversation).answers
+    ids = answer.context_ids + answer.answer_ids
+    return [encoder.tokenizer.token_text(i) for i in ids if i in encoder.tokenizer.control_ids]
+
+
+def test_reasoning_stands_before_a_call_and_before_white_space(made):
+    """It once stood inside the call, before the tool's name."""
+    encoder = made(chatml(), thinking="keep")
+    [(_context, answer)] = texts(encoder, user("q"), assistant("", tool_calls=(WEATHER,), reasoning="r"))
+    assert answer.startswith("<think>\nr\n</think>\n\n<call>{")
+    [(_context, answer)] = texts(encoder, user("q"), assistant("\n\n a", reasoning="r"))
+    assert answer == "<think>\nr\n</think>\n\n\n\n a<|im_end|>"
+
+
+@pytest.mark.parametrize("thinking", ["keep", "strip"])
+def test_a_generation_prompt_that_opens_the_reasoning(made, thinking):
+    """QwQ and the newer DeepSeek-R1: the prompt ends with <think>, and an answer in the history has none."""
+    encoder = made(chatml(prompt=PROMPT.replace("assistant\\n", "assistant\\n<think>\\n")), thinking=thinking)
+    row = (user("q"), assistant("a", reasoning="r"), user("s"), assistant("\nb"))
+    (first, one), (second, two) = texts(encoder, *row)
+    assert first.endswith("assistant\n<think>\n")
+    assert one == ("r" if thinking == "keep" else "") + "\n</think>\n\na<|im_end|>"
+    assert "<|im_start|>assistant\na<|im_end|>" in second
+    assert two == "\n</think>\n\n\nb<|im_end|>"
+    for answer, message in zip(encoder.encode(Conversation(row)).answers, (row[1], row[3]), strict=True):
+        expected = message if thinking == "keep" else assistant(message.content)
+        assert encoder.message(answer.answer_ids) == expected
+
+
+def test_calls_whose_template_wants_ids_of_nine_characters(made):
+    """Mistral's refuses others, so a probe without one found no place for calls."""
+    wants = "{% for c in m.tool_calls %}{% if c.id | length != 9 %}{{ raise_exception('nine') }}{% endif %}{% endfor %}"
+    encoder = made(chatml("{{ m.content }}{% if m.tool_calls %}" + wants + CALLS + "{% endif %}"))
+    assert "weather" in texts(encoder, user("q"), assistant("", tool_calls=(WEATHER,)))[0][1]
+    assert "nine" in refusal(encoder, user("q"), assistant("", tool_calls=(ToolCall("weather", {}, "1"),)))
+
+
+def test_no_call_and_no_message_is_lost_in_silence(made):
+    """gpt-oss renders one call of several; DeepSeek's, Baichuan's and Phi-3's leave out what tools said."""
+    encoder = made(chatml("{{ m.content }}{% if m.tool_calls %}{{ m.tool_calls[0].function | tojson }}{% endif %}"))
+    twice = assistant("", tool_calls=(WEATHER, ToolCall("weather", {"city": "Paris"}, "call00002")))
+    assert "weather" in refusal(encoder, user("q"), twice)
+    for role, template in (("tool", chatml()), ("system", chatml())):
+        silent = made(template.replace("for m in messages", f"for m in messages if m.role != '{role}'"))
+        assert role in refusal(silent, Message(role, "said"), user("q"), assistant("a"))
+        assert texts(silent, user("q"), assistant("a"))
+
+
+def test_marks_never_show_where_a_template_writes_python(made):
+    """SmolLM3's writes tools as Python does, which spelled the marks out."""
+    body = "{{ m.content }}{% if m.tool_calls %}{{ m.tool_calls | string }}{% endif %}"
+    tool = {"type": "function", "function": {"name": "weather", "description": "a <|im_end|> b \\ufdd0"}}
+    call = ToolCall("weather", {"<|im_end|>": "it's <|im_start|>"}, "call00001")
+    encoder = made(chatml(body))
+    [(context, answer)] = texts(encoder, user("q"), assistant("", tool_calls=(call,)), tools=(tool,))
+    assert context.startswith(str([tool]))
+    assert str(call.arguments) in answer
+    row = Conversation((user("q"), assistant("", tool_calls=(call,))), (tool,))
+    assert control_in(encoder, row) == ["<|im_start|>", "<|im_end|>", "<|im_start|>", "<|im_end|>"]
+
+
+@pytest.mark.parametrize("system", ["/no_think", "Be brief. /no_think", "  Be brief.  "])
+def test_a_template_that_edits_content_renders_as_without_marks(made, system):
+    """SmolLM3 takes "/no_think" out of the system prompt, and writes it only if something is left."""
+    first = (
+        "{% set s = messages[0].content.replace('/no_think', '').rstrip() %}"
+        "{% if s %}{{ '<|im_start|>system\\n' + s + '<|im_end|>\\n' }}{% endif %}"
+    )
+    template = chatml(first=first).replace("for m in messages", "for m in messages[1:]")
+    encoder = made(template)
+    row = (Message("system", system), user("q"), assistant("a"))
+    left = system.replace("/no_think", "").rstrip()
+    begin = f"<|im_start|>system\n{left}<|im_end|>\n" if left else ""
+    asked = begin + "<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n"
+    assert texts(encoder, *row) == [(asked, "a<|im_end|>")]
+    assert encoder.rendered(Conversation(row)) == asked + "a<|im_end|>\n"
+
+
+def test_texts_made_to_act_as_control(made):
+    """Noncharacters that stand for control tokens inside, tokens within tokens, tokens of one character, names, ids."""
+    template = chatml(
+        "{{ (m.name or '') + (m.tool_call_id or '') + m.content }}" + CALLS + "{{ m.tool_calls | string }}"
+    )
+    encoder = made(template, "<<x>>", "<x>", "x>>", "☃", "\n\n\n")
+    usual = control_in(encoder, Conversation((user("q"), assistant("a"))))
+    first, *_rest = encoder.tokenizer.control.values()
+    for text in (
+        f"\ufdef{first}",
+        "<<x>>>",
+        "<x>><x>",
+        "☃☃",
+        "a\n\n\n\n\nb",
+        "<|im_<|im_end|>end|>",
+        "\ufdd2<|im_end|>",
+    ):
+        assert control_in(encoder, Conversation((user(f"q{text}"), assistant(f"a{text}b")))) == usual
+        tool = Message("tool", "t", name=text, tool_call_id=text)
+        assert control_in(encoder, Conversation((tool, user("q"), assistant("a"))))[4:] == usual[2:]
+        call = assistant("", tool_calls=(ToolCall("f", {}, text),))
+        assert control_in(encoder, Conversation((user("q"), call))) == usual
+        role = Message(text.replace("\n", ""), "a")
+        assert control_in(encoder, Conversation((role, user("q"), assistant("a"))))[2:] == usual
+    assert "broken character" in refusal(encoder, user("\ud800"), assistant("a"))
+    with pytest.raises(TemplateError, match="broken character"):
+        encoder.context(Conversation((user("\ud800"),)))
+
+
+def test_merges_that_spell_a_control_token_are_broken_wherever_they_overlap(made):
+    def control_piece(spec):
+        vocab = spec["model"]["vocab"]
+        vocab["aa"] = vocab["aaa"] = 0
+        vocab |= {"aa": len(vocab) - 2, "aaa": len(vocab) - 1}
+        spec["model"]["vocab"] = vocab
+        pair = isinstance(spec["model"]["merges"][0], list)
+        spec["model"]["merges"] += [["a", "a"], ["aa", "a"]] if pair else ["a a", "aa a"]
+        spec["added_tokens"].append(spec["added_tokens"][0] | {"id": vocab["aaa"], "content": "aaa"})
+
+    tokenizer = made(chatml(), change=control_piece).tokenizer
+    for n in range(1, 12):
+        assert tokenizer.control_ids.isdisjoint(tokenizer.text_ids("a" * n))
+        assert tokenizer.decode(tokenizer.text_ids("a" * n)) == "a" * n
+
+
+@pytest.mark.parametrize("scheme", ["first", "always", "never"])
+def test_a_prefix_space_stands_where_the_vendor_has_it(made, scheme):
+    """Newer Llama and Mistral tokenizers put one before the whole text only."""
+
+    def metaspace(spec):
+        known = spec["model"]["vocab"]
+        spec["model"]["vocab"] = {("▁" if key == "Ġ" else key): value for key, value in known.items()}
+        spec["model"]["merges"] = []
+        spec["pre_tokenizer"] = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": True}
+        spec["decoder"] = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": True}
+
+    encoder = made("Chat" + chatml().replace("\\n", " "), change=metaspace)
+    text = "Chat<|im_start|>user q<|im_end|> <|im_start|>assistant "
+    context = encoder.context(Conversation((user("q"),)))
+    assert context == encoder.tokenizer.full.encode(text, add_special_tokens=False).ids
+
+
+def test_dots_in_a_template_are_no_marker(made):
+    """Baichuan's tokenizer has "..." as an ordinary added token, and many templates say so in an error."""
+
+    def dots(spec):
+        spec["added_tokens"].append(spec["added_tokens"][0] | {"id": len(spec["model"]["vocab"]), "content": "..."})
+        spec["added_tokens"][-1]["special"] = False
+
+    encoder = made("{% if not messages %}{{ raise_exception('a/b/...') }}{% endif %}" + chatml(), change=dots)
+    assert "..." not in encoder.tokenizer.control
+    assert encoder.tokenizer.text_ids("...") == vendor_of(encoder, "...")
+
+
+def vendor_of(encoder, text):
+    return encoder.tokenizer.full.encode(text, add_special_tokens=False).ids
+
+
+def test_an_answer_is_read_back_without_the_templates_white_space(made):
+    """Llama 2 writes a space before its end of turn, templates without control tokens a line."""
+    for template in (
+        chatml("{{ m.content }} "),
+        "{% for m in messages %}{{ m.role }}: {{ m.content }}\n\n{% endfor %}",
+    ):
+        encoder = made(template)
+        for text in ("a", "\na b", "a \n"):
+            [answer] = encoder.encode(Conversation((user("q"), assistant(text)))).answers
+            assert encoder.message(answer.answer_ids) == assistant(text)

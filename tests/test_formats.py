@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from tunesmith.conversation import ToolCall
+from tunesmith.conversation import Message, ToolCall
 from tunesmith.data import formats
-from tunesmith.data.fields import fill, find, parse_answer, parse_templates
+from tunesmith.data.fields import fill, find, parse_answer, parse_mapping, parse_templates
 from tunesmith.data.row import RowError
 from tunesmith.errors import DataError
 
@@ -91,6 +91,29 @@ def test_reasoning_inline_and_in_parts() -> None:
     assert turn(content="say <think>").content == "say <think>"
     assert refused("messages", {"messages": [{"role": "assistant", "content": "<think>a"}]}).code == "unclosed_think"
     assert refused("messages", {"messages": [{"role": "user", "content": "a", "thinking": "b"}]}).code == "role"
+
+
+@pytest.mark.parametrize("name", ["alpaca", "alpaca_response", "input_output", "prompt_completion", "question_answer"])
+def test_reasoning_inline_in_formats_of_one_answer(name: str) -> None:
+    column = list(ROWS[name])[-1]
+
+    def answer(text: str) -> Message:
+        return formats.get(name).parse(ROWS[name] | {column: text}).messages[-1]
+
+    assert answer("<think>\nbecause\n</think>\n\na") == Message("assistant", "a", reasoning="because")
+    assert answer("<think>\n\n</think>\n\na") == Message("assistant", "a")
+    assert answer("say <think>") == Message("assistant", "say <think>")
+    error = refused(name, ROWS[name] | {column: "<think>a"})
+    assert (error.code, error.reason.split()[0]) == ("unclosed_think", column)
+
+
+def test_reasoning_inline_in_templates_mappings_and_history() -> None:
+    row = {"q": "q", "a": "<think>because</think>a"}
+    expected = [Message("user", "q"), Message("assistant", "a", reasoning="because")]
+    assert list(parse_templates(row, "{q}", "{a}").messages) == expected
+    assert list(parse_mapping(row, {"user": "q", "assistant": "a"}).messages) == expected
+    alpaca = {"instruction": "r", "output": "b", "history": [list(row.values())]}
+    assert list(formats.get("alpaca").parse(alpaca).messages[:2]) == expected
 
 
 @pytest.mark.parametrize("arguments", [{"x": 1}, '{"x": 1}'])

@@ -79,6 +79,13 @@ def test_every_shipped_template_that_is_made_for_tokens_is_held_against_a_real_t
 
 
 @real
+def test_a_shipped_template_is_not_taken_for_tokens_that_it_excludes(tmp_path: Path) -> None:
+    """DeepSeek-R1-Distill has the bos and eos of DeepSeek LLM, and turns of its own."""
+    with pytest.raises(TemplateError, match=r"template\.fallback"):
+        Encoder.load(bare("deepseek-r1-distill-qwen", tmp_path / "r1"), TemplateSection())
+
+
+@real
 def test_a_tokenizer_of_no_known_family_needs_a_decision(tmp_path: Path) -> None:
     folder = bare("gpt-oss", tmp_path / "unknown")
     with pytest.raises(TemplateError) as raised:

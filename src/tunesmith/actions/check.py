@@ -81,21 +81,21 @@ def say_ledger(prepared: Prepared, voice: Voice) -> None:
     voice.say(_("Chat template: {source}.").format(source=encoder.template.source))
 
 
-def preview(config: Config, voice: Voice, *, row: int = 0) -> tuple[Conversation, list[Turn]]:
-    """Row `row` of the data: the conversation as read, and its tokens with what is trained of them."""
+def preview(config: Config, voice: Voice, *, row: int = 0) -> tuple[Conversation, str, list[Turn]]:
+    """Row `row` of the data: the conversation as read, as rendered, and its tokens with what is trained of them."""
     encoder = make_encoder(config.model, config.template)
     conversation = _row(config, row)
     encoded = encoder.encode(conversation, config.data.max_length, config.data.overflow)
     _code, reason = refusal(encoded, config.data)
     if reason:
         raise DataError(reason, place=str(conversation.origin))
-    return conversation, turns(encoder, encoded.answers)
+    return conversation, encoder.rendered(conversation), turns(encoder, encoded.answers)
 
 
 def preview_html(config: Config, voice: Voice, out: Path, *, row: int = 0) -> Path:
-    conversation, found = preview(config, voice, row=row)
+    page = html(*preview(config, voice, row=row))
     _no_input(out, config)
-    out.write_text(html(conversation, found), encoding="utf-8")
+    out.write_text(page, encoding="utf-8")
     return out
 
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from tunesmith import __version__
-from tunesmith.cli.terminal import Terminal, number, show_inspection, show_turns, table
+from tunesmith.cli.terminal import Terminal, number, show_inspection, show_preview, table
 from tunesmith.cli.words import (
     Base,
     Checkpoint,
@@ -97,7 +97,7 @@ def preview(
     if page is not None:
         terminal.say(_("Written to {path}.").format(path=actions.preview_html(config_found, terminal, page, row=row)))
     if export is None and page is None:
-        show_turns(*actions.preview(config_found, terminal, row=row))
+        show_preview(*actions.preview(config_found, terminal, row=row))
 
 
 @app.command(help=_("Write a starter file of settings."))

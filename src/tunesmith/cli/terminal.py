@@ -91,8 +91,8 @@ def _lines(title: str) -> Advance:
     return advance
 
 
-def show_turns(conversation: Conversation, shown: Sequence[Turn]) -> None:
-    """The row as read, then its tokens: green is trained (with its weight where it is not 1), grey is context."""
+def show_preview(conversation: Conversation, rendered: str, shown: Sequence[Turn]) -> None:
+    """The row as read, as rendered, then its tokens: green is trained (with a weight other than 1), grey is context."""
     from rich.console import Console
     from rich.text import Text
 
@@ -100,6 +100,8 @@ def show_turns(conversation: Conversation, shown: Sequence[Turn]) -> None:
     console.rule(f"{conversation.origin}  " + _("as read"), align="left", style="dim")
     for message in conversation.messages:
         console.print(Text(f"[{message.role}]", style="bold"), Text(escape(_said(message), keep="\n")))
+    console.rule(_("as rendered"), align="left", style="dim")
+    console.print(Text(escape(rendered, keep="\n")))
     for turn in shown:
         console.rule(f"messages[{turn.turn}]  " + _("as tokens"), align="left", style="dim")
         console.print(_tokens(turn))

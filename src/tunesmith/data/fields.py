@@ -96,7 +96,8 @@ def parse_templates(row: dict[str, Any], prompt_template: str, answer_template: 
     """A conversation of one question and one answer, each written from the row's fields."""
     prompt, asked = fill(prompt_template, row)
     answer, answered = fill(answer_template, row)
-    return Parsed(single_turn(prompt, answer), claimed=columns(asked | answered), meta=lifted(row, asked | answered))
+    messages = single_turn(prompt, answer, "answer_template")
+    return Parsed(messages, claimed=columns(asked | answered), meta=lifted(row, asked | answered))
 
 
 def parse_mapping(row: dict[str, Any], mapping: dict[str, str]) -> Parsed:
@@ -110,7 +111,9 @@ def parse_mapping(row: dict[str, Any], mapping: dict[str, str]) -> Parsed:
         except RowError as error:
             if role != "system" or error.code != "missing_field":
                 raise
-    messages = with_system(single_turn(texts["user"], texts["assistant"]), texts.get("system", ""))
+    messages = with_system(
+        single_turn(texts["user"], texts["assistant"], mapping["assistant"]), texts.get("system", "")
+    )
     return Parsed(messages, claimed=columns(used), meta=lifted(row, used))
 
 

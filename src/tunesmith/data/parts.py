@@ -1,4 +1,4 @@
-"""What the turns of a dialogue are made of: parts of content, tool calls, weights.
+"""What the turns of a dialogue are made of: parts of content, reasoning, tool calls, weights.
 
 Serves every format that has turns; knows nothing of roles, rows or files.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from typing import Any
 
 from tunesmith.conversation import ToolCall
@@ -15,6 +16,8 @@ from tunesmith.i18n import _
 
 REASONING_KEYS = ("thinking", "reasoning_content", "reasoning")
 WEIGHT_KEYS = ("loss_weight", "loss_scale", "weight", "train", "loss")
+
+_THINK = re.compile(r"\s*<think>(.*?)</think>\n*", re.DOTALL)
 
 
 def string(value: Any, place: str) -> str:
@@ -52,6 +55,16 @@ def parts(content: list[Any], place: str) -> tuple[str, list[str], list[ToolCall
                 "content_part", _("{place} is {sort}; only text can be trained.").format(place=at, sort=sort)
             )
     return said, reasoning, calls
+
+
+def inline_reasoning(content: str, place: str) -> tuple[str, str]:
+    """Reasoning in a `<think>` block at the beginning of an answer, and the answer after it."""
+    if not content.lstrip().startswith("<think>"):
+        return "", content
+    block = _THINK.match(content)
+    if not block:
+        raise RowError("unclosed_think", _("{place} opens <think> and never closes it.").format(place=place))
+    return block[1].strip("\n"), content[block.end() :]
 
 
 def tool_calls(value: Any, place: str) -> list[ToolCall]:

@@ -94,13 +94,13 @@ h2 { margin: 2rem 0 .4rem; font-size: 1.05rem }
 """
 
 
-def html(conversation: Conversation, shown: Sequence[Turn]) -> str:
-    """One self-contained page: the row as read, then every answer's tokens, darker green for more weight."""
+def html(conversation: Conversation, rendered: str, shown: Sequence[Turn]) -> str:
+    """One self-contained page: the row as read, as rendered, and its tokens, darker green for more weight."""
     heaviest = max((p.weight for t in shown for p in t.pieces if p.weight), default=1.0)
     read = "\n\n".join(_as_read(conversation))
-    body = [
-        f"<h1>{escape(str(conversation.origin or ''))}</h1><h2>{escape(_('As read'))}</h2><pre>{escape(read)}</pre>"
-    ]
+    body = [f"<h1>{escape(str(conversation.origin or ''))}</h1>"]
+    for title, text in ((_("As read"), read), (_("As rendered"), rendered)):
+        body.append(f"<h2>{escape(title)}</h2><pre>{escape(text)}</pre>")
     for turn in shown:
         body.append(f"<h2>messages[{turn.turn}]</h2><div class=tokens>")
         if turn.shared:

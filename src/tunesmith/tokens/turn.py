@@ -88,21 +88,26 @@ class Frame:
     head: str
     before_reasoning: str
     behind_reasoning: str
+    tail: str  # white space behind the content, the template's own
 
     @classmethod
     def of(cls, template: ChatTemplate) -> Frame:
         plain = render_turn(template, [QUESTION], ANSWER)[1]
         thought = render_turn(template, [QUESTION], replace(ANSWER, reasoning="reason"))[1]
-        found = [*spans(thought)]
-        around = (thought[: found[0][0]], thought[found[0][1] : found[1][0]]) if found[1:] else (THINK, UNTHINK)
+        marked = [*spans(thought)]
+        before, behind = THINK, UNTHINK
+        if len(marked) > 1:
+            before, behind = clean(thought[: marked[0][0]]), clean(thought[marked[0][1] : marked[1][0]])
         try:
             call = render_turn(template, [QUESTION], CALL)[1]
         except TemplateError:
             call = None
-        return cls(plain, call, clean(plain[: max(plain.find(OPEN), 0)]), *map(clean, around))
+        head, rest = clean(plain[: max(plain.find(OPEN), 0)]), plain.rpartition(CLOSE)[2]
+        return cls(plain, call, head, before, behind, tail=rest[: len(rest) - len(rest.lstrip())])
 
     def read(self, text: str) -> Message:
         """A generated answer read back: its reasoning apart, the template's own words around it removed."""
+        text = text.removesuffix(self.tail)
         before, behind = self.before_reasoning.strip(), self.behind_reasoning.strip()
         found = re.match(rf"\s*{re.escape(before)}(.*?){re.escape(behind)}(.*)", text, re.DOTALL)
         if found:

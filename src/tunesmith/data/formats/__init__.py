@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import Any, Protocol, cast
 
 from tunesmith.conversation import Message
+from tunesmith.data.parts import inline_reasoning
 from tunesmith.data.row import RowError, text_of
 from tunesmith.errors import DataError
 from tunesmith.i18n import _
@@ -68,10 +69,12 @@ def _from_file(path: str) -> ModuleType:
     return module
 
 
-def single_turn(prompt: str, answer: str) -> tuple[Message, Message]:
+def single_turn(prompt: str, answer: str, place: str) -> tuple[Message, Message]:
+    """A question and its answer, reasoning apart; `place` is the answer's name for what goes wrong."""
     if not prompt.strip():
         raise RowError("empty_prompt", _("The question is empty."))
-    return Message("user", prompt), Message("assistant", answer)
+    reasoning, content = inline_reasoning(answer, place)
+    return Message("user", prompt), Message("assistant", content, reasoning if reasoning.strip() else None)
 
 
 def with_system(messages: Sequence[Message], system: str) -> Sequence[Message]:
@@ -94,4 +97,4 @@ def only_text(row: dict[str, Any], columns: Sequence[str]) -> str | None:
 def parse_pair(row: dict[str, Any], prompts: Sequence[str], answers: Sequence[str]) -> Parsed:
     """A question and an answer, each in the first of these columns that the row has."""
     prompt, answer = (next((c for c in columns if c in row), columns[0]) for columns in (prompts, answers))
-    return Parsed(single_turn(text_of(row, prompt), text_of(row, answer)), claimed={prompt, answer})
+    return Parsed(single_turn(text_of(row, prompt), text_of(row, answer), answer), claimed={prompt, answer})

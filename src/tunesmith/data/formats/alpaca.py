@@ -31,7 +31,7 @@ def parse_instruction(row: dict[str, Any], inputs: tuple[str, ...], answer: str)
     present = [column for column in inputs if row.get(column) is not None]
     parts = [text_of(row, column) for column in ("instruction", *present)]
     prompt = "\n".join(part for part in parts if part.strip())
-    messages = [*_history(row.get("history")), *single_turn(prompt, text_of(row, answer))]
+    messages = [*_history(row.get("history")), *single_turn(prompt, text_of(row, answer), answer)]
     return Parsed(messages, claimed={"instruction", *inputs, "history", answer})
 
 
@@ -39,7 +39,7 @@ def _history(value: Any) -> list[Message]:
     pairs = value or []
     if not isinstance(pairs, list) or not all(map(_is_pair, pairs)):
         raise RowError("history", _("history must be a list of pairs of a question and an answer."))
-    return [message for pair in pairs for message in single_turn(*pair)]
+    return [message for prompt, answer in pairs for message in single_turn(prompt, answer, "history")]
 
 
 def _is_pair(value: Any) -> bool:

@@ -5,13 +5,12 @@ Also the one reader of turns, for every format that has them; what a turn's cont
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from tunesmith.conversation import Message, ToolCall
 from tunesmith.data.formats import Parsed
-from tunesmith.data.parts import REASONING_KEYS, parts, string, tool_calls, weight
+from tunesmith.data.parts import REASONING_KEYS, inline_reasoning, parts, string, tool_calls, weight
 from tunesmith.data.row import CONTENT_KEYS, ROLE_KEYS, RowError, is_message, kind
 from tunesmith.i18n import _
 
@@ -24,8 +23,6 @@ ROLE_WORDS = {
     **dict.fromkeys(("function_call", "tool_call"), CALL),
 }
 OTHER_FORMATS = ("conversation_pair", "text", "prompt", "completion", "chosen", "rejected")
-
-_THINK = re.compile(r"\s*<think>(.*?)</think>\n*", re.DOTALL)
 
 
 def detect(row: dict[str, Any]) -> bool:
@@ -67,7 +64,7 @@ def _turn(item: Any, place: str, words: Mapping[str, str]) -> Message:
     for key in REASONING_KEYS:
         reasoning.append(string(item.get(key) or "", f"{place}.{key}"))
     if role in ("assistant", CALL):
-        inline, content = _inline_reasoning(content, place)
+        inline, content = inline_reasoning(content, place)
         reasoning.append(inline)
     if role == CALL:
         calls, content, role = [*calls, *tool_calls(content, place)], "", "assistant"
@@ -106,13 +103,3 @@ def _content(item: dict[str, Any], place: str) -> tuple[str, list[str], list[Too
     if not isinstance(content, list):
         return string(content, f"{place}.{key}"), [], []
     return parts(content, f"{place}.{key}")
-
-
-def _inline_reasoning(content: str, place: str) -> tuple[str, str]:
-    """Reasoning in a `<think>` block at the beginning of an answer, and the answer after it."""
-    if not content.lstrip().startswith("<think>"):
-        return "", content
-    block = _THINK.match(content)
-    if not block:
-        raise RowError("unclosed_think", _("{place} opens <think> and never closes it.").format(place=place))
-    return block[1].strip("\n"), content[block.end() :]

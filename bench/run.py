@@ -18,7 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from tunesmith.demo.base import base_model
+from tunesmith.model.packaged import base_model
 
 BENCH = Path(__file__).resolve().parent
 WORK = BENCH / "work"

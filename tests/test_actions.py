@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from tunesmith.actions.base import tokenizer_folder
 from tunesmith.actions.findings import Findings
 from tunesmith.actions.prepare import prepare, rejected_rows
 from tunesmith.actions.record import whole_paths
@@ -20,6 +19,7 @@ from tunesmith.config.load import load
 from tunesmith.config.schema import Config, DataSection
 from tunesmith.data.prompts import read_prompts
 from tunesmith.errors import ConfigError, DataError, ModelError, Problem, TemplateError
+from tunesmith.model.folder import locate
 
 
 class Heard(Voice):
@@ -139,7 +139,7 @@ def test_reasoning_without_a_place_is_one_decision(tiny_folder: Path, tmp_path: 
 def test_a_name_that_is_no_model_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(ModelError, match="neither a folder or file here"):
-        tokenizer_folder("nobody/nothing")
+        locate("nobody/nothing", weights=False)
 
 
 # --- files ------------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -202,10 +203,45 @@ def test_a_run_is_never_replaced_unasked(run: Path, data: Path, tiny_folder: Pat
     assert [c.step for c in rundir.checkpoints(run)] == [1]
 
 
-def test_overwriting_never_deletes_the_data(run: Path, tiny_folder: Path) -> None:
+def test_overwriting_says_what_goes_and_never_deletes_what_the_new_run_needs(
+    run: Path, data: Path, tiny_folder: Path
+) -> None:
+    """Data, base model and settings that lie in the run folder are not sacrificed to the run."""
     inside = write_rows(run / "mine.jsonl", ROWS)
-    assert "would delete them" in refused("train", inside, "--model", tiny_folder, "-o", run, "--overwrite")[0]
+    base = Path(shutil.copytree(tiny_folder, run / "models" / "base"))
+    settings = settings_file(run / "mine.yaml", data, tiny_folder, run)
+    lines = refused("train", inside, "--model", base, "-o", run, "--overwrite")
+    assert [line.split("  ")[0] for line in lines[:2]] == [str(inside), str(base)]
+    assert all("--overwrite would delete it" in line for line in lines[:2])
+    assert f"{settings}  The new run needs this" in refused("train", settings, "--overwrite")[0]
     assert inside.exists()
+    assert (base / "model.safetensors").is_file()
+    said = done("train", data, "--model", tiny_folder, "-o", run, "--overwrite", "training.max_steps=1")
+    gone = next(line for line in said.lines if line.startswith(f"{run} is replaced; this is deleted: "))
+    assert "checkpoint-3, checkpoint-6, config.yaml" in gone
+    assert not inside.exists()
+
+
+def test_check_says_that_the_run_folder_is_taken(run: Path, data: Path, tiny_folder: Path, tmp_path: Path) -> None:
+    words = ("check", data, "--model", tiny_folder)
+    said = done(*words, f"training.output_dir={run}")
+    assert f"{run}  There is a run already. Replace it with --overwrite, or choose another folder" in said.err
+    assert "There is a run already" not in done(*words, f"training.output_dir={tmp_path / 'new'}").err
+
+
+def test_a_resume_without_a_checkpoint_never_begins_anew_in_silence(
+    stopped: tuple[Path, list[str]], data: Path, tiny_folder: Path
+) -> None:
+    run, _lines = stopped
+    (run / "checkpoint-1" / "adapter_model.safetensors").write_bytes(b"damaged")
+    lines = refused("train", run, "--resume")
+    assert "checkpoint-1 is damaged and passed over." in lines
+    assert "There is no whole checkpoint to go on from. Begin anew with --overwrite." in lines[-1]
+    shutil.rmtree(run / "checkpoint-1")
+    (run / "metrics.jsonl").unlink()
+    assert "Leave out --resume to begin anew." in refused("train", run, "--resume")[-1]
+    done("train", run)
+    assert rundir.latest(run).step == 3  # type: ignore[union-attr]
 
 
 @pytest.fixture
@@ -375,7 +411,7 @@ def test_preview_shows_the_row_and_its_tokens(data: Path, tiny_folder: Path) -> 
     out = done("preview", data, "--model", tiny_folder, "--row", 3).out
     assert "pumps.jsonl:4" in out
     _read, rendered, tokens = re.split("as rendered|as tokens", out)
-    for shown in (rendered, tokens):
+    for shown in (rendered, re.sub("[↵⟦⟧]", "", tokens)):
         assert "<|im_start|>user\nIs pump 3 faulty?<|im_end|>\n<|im_start|>assistant\nYes.<|im_end|>" in shown
     assert "rows are 0 to 23" in refused("preview", data, "--model", tiny_folder, "--row", 24)[0]
 
@@ -451,7 +487,7 @@ def test_chat_answers_and_leaves(ending: str, trained: Trained, typed: Callable[
     assert len(said.out.splitlines()) >= 1
     assert said.lines[0].startswith("checkpoint-6: lowest evaluation loss (")
     assert "--checkpoint last takes the newest." in said.lines[0]
-    assert said.lines[-1] == "Goodbye."
+    assert said.lines[-1] == "That was it. See you tomorrow!"
 
 
 def test_chat_takes_the_checkpoint_that_was_asked_for(trained: Trained, typed: Callable[[str], None]) -> None:
@@ -466,18 +502,25 @@ def test_chat_takes_the_checkpoint_that_was_asked_for(trained: Trained, typed: C
 
 
 def test_chat_never_lets_an_answer_move_the_cursor(typed: Callable[[str], None]) -> None:
-    from tunesmith.cli.terminal import Terminal
+    from tunesmith.cli.talking import converse
 
     class Wicked:
-        def ask(self, text: str) -> Iterator[str]:
-            yield "\x1b[2J"
-            yield "gone\n"
+        sessions: dict[str, object] = {"answer": SimpleNamespace(last=None)}
+
+        def say(self, said: object) -> Iterator[tuple[str, Iterator[str]]]:
+            yield "answer", iter(["\x1b[2J", "gone\n"])
+
+        def begin(self) -> None:
+            """Nothing was said before."""
+
+        def keep(self, turn: object) -> None:
+            """Nothing is written."""
 
     typed("Hello\n")
     out = io.StringIO()
     with redirect_stdout(out), redirect_stderr(io.StringIO()):
-        Terminal().converse(Wicked())  # type: ignore[arg-type]
-    assert out.getvalue() == "\\x1b[2Jgone\n\n"
+        converse(Wicked())  # type: ignore[arg-type]
+    assert out.getvalue() == "\\x1b[2Jgone\n\n\n"
 
 
 SHAPES: list[tuple[dict[str, object], str | None]] = [
@@ -553,9 +596,11 @@ def test_base_and_tuned_are_evaluated_apart_and_never_replaced(run: Path) -> Non
     done("eval", run, "--limit", 2, "--overwrite")
     assert json.loads(results.read_text())["totals"]["n"] == 2
     accuracy = json.loads(results.read_text())["totals"]["accuracy"]
-    last = done("runs", run.parent).out.splitlines()[-1].split()
-    assert last[1] == "6"
-    assert last[-2:] == [f"{accuracy:.1%}", "best"]
+    headings, first, last = (line.split() for line in done("runs", run.parent).out.splitlines())
+    assert headings[0] == "Run"
+    assert (first[0], first[3]) == (str(run), "3")
+    assert last[0] == "6"
+    assert last[-3:] == [f"{accuracy:.1%}", "best,", "newest"]
 
 
 def test_evaluation_says_which_rows_it_leaves_out(run: Path, tmp_path: Path) -> None:
@@ -576,7 +621,7 @@ def test_merging_makes_a_model_that_transformers_loads(run: Path, tmp_path: Path
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     said = done("merge", run)
-    assert any("Merged in float32" in line for line in said.lines)
+    assert any(line.startswith("Merged in ") for line in said.lines)
     model = AutoModelForCausalLM.from_pretrained(run / "merged")
     assert model.config.hidden_size == 64
     assert AutoTokenizer.from_pretrained(run / "merged").chat_template
@@ -605,7 +650,7 @@ def test_what_is_no_run_is_told_with_what_there_is(run: Path, tmp_path: Path) ->
     lines = refused("chat", tmp_path / "none")
     assert lines[0].startswith(f"{tmp_path / 'none'}  does not exist")
     assert lines[1:] == [f"There is the run {run}."]
-    assert "There is no run here" in refused("runs", tmp_path / "empty")[0]
+    assert done("runs", tmp_path / "empty").lines[0].startswith("There is no run here yet. Train one: ")
 
 
 def test_the_only_run_needs_no_name(run: Path) -> None:

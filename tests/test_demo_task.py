@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from tunesmith.data.fields import parse_answer
-from tunesmith.demo import base, task
+from tunesmith.demo import task
 from tunesmith.errors import ModelError
+from tunesmith.model import packaged as base
 
 ROWS = task.rows()
 
@@ -145,7 +146,7 @@ def test_more_rows_than_can_be_told_apart_are_refused():
 
 def test_the_generator_needs_the_standard_library_alone():
     code = (
-        "import sys, tunesmith.demo.task, tunesmith.demo.base; print(*[m in sys.modules for m in ('torch', 'numpy')])"
+        "import sys, tunesmith.demo.task, tunesmith.model.packaged; print(*[m in sys.modules for m in ('torch', 'numpy')])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]

@@ -9,7 +9,6 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,14 @@ from tunesmith.cli import main
 
 ROOT = Path(__file__).parents[1]
 READMES = ("README.md", "README.zh-CN.md")
-PAGES = [*READMES, "CHANGELOG.md", *(p.relative_to(ROOT).as_posix() for p in sorted((ROOT / "docs").rglob("*.md")))]
+PAGES = [
+    *(*READMES, "CHANGELOG.md", "CONTRIBUTING.md"),
+    *(
+        page.relative_to(ROOT).as_posix()
+        for folder in ("docs", "examples")
+        for page in sorted((ROOT / folder).rglob("*.md"))
+    ),
+]
 
 # What stands behind the names in the pages: models are the tiny one, files are these rows.
 MODELS = (
@@ -41,9 +47,11 @@ COMMANDS = {
     "chat": (),
     "batch": (),
     "eval": (),
+    "all": (*SHORT, "data.test_ratio=0.2", "evaluation.limit=2"),
     "merge": (),
     "runs": (),
     "data inspect": (),
+    "data split": (),
     "model check": (),
     "demo": (*SHORT, "evaluation.limit=2"),
 }
@@ -71,11 +79,6 @@ def quick(words: list[str]) -> list[str]:
     return [*words, *COMMANDS[name]]
 
 
-def blocks(page: str) -> Iterator[tuple[str, str]]:
-    """(file name, content) of every block that says which file it is."""
-    yield from re.findall(r"^```\w+ (\S+)\n(.*?)^```$", text(page), re.MULTILINE | re.DOTALL)
-
-
 @pytest.fixture
 def desk(tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder in which the names of the pages mean something."""
@@ -89,11 +92,9 @@ def desk(tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
     return tmp_path
 
 
-@pytest.mark.parametrize("page", [READMES[0], "docs/examples.md"])
-def test_every_command_of_a_page_runs(page, desk, monkeypatch, capsys):
-    for name, content in blocks(page):
-        (desk / name).write_text(content, encoding="utf-8")
-    found = commands(page)
+def test_every_command_of_a_page_runs(desk, monkeypatch, capsys):
+    """In the order of the page; the examples have pages of their own (test_examples.py)."""
+    found = commands(READMES[0])
     assert len(found) > 10
     for words in found:
         monkeypatch.setattr(sys, "stdin", io.StringIO("Does the valve leak?\nq\n"))
@@ -140,3 +141,27 @@ def test_the_reading_path_is_the_houses():
 
     named = re.findall(r"`src/tunesmith/([\w/]+\.py)`", text("docs/design/reading-path.md"))
     assert tuple(named) == READING_PATH
+
+
+def test_the_ways_to_install_are_one():
+    """Each way of the README leads to the same dependencies: pyproject.toml, with the versions of constraints.txt."""
+    import tomllib
+
+    wanted = [line for line in text("requirements.txt").splitlines() if not line.startswith("#")]
+    assert wanted == ["-c constraints.txt", "-e ."]
+    assert "-r requirements.txt" in text("environment.yml")
+    project = tomllib.loads(text("pyproject.toml"))["project"]
+    extras = [each for group in project.get("optional-dependencies", {}).values() for each in group]
+    name = re.compile(r"[a-z0-9]+", re.IGNORECASE)
+    pinned = {"".join(name.findall(line.partition("==")[0])).lower() for line in text("constraints.txt").splitlines()}
+    for each in project["dependencies"]:
+        assert "".join(name.findall(re.split(r"[<>=\[]", each)[0])).lower() in pinned, each
+    assert extras
+    for page in READMES:
+        for way in ("uv sync", "pip install -r requirements.txt", "conda env create -f environment.yml", "Windows"):
+            assert way in text(page)
+
+
+def test_the_license_is_mit():
+    assert text("LICENSE").startswith("MIT License")
+    assert "LICENSE" in text("CONTRIBUTING.md")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -172,17 +171,6 @@ def test_content_must_be_text(content: Any) -> None:
 def test_pictures_are_refused() -> None:
     row = {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}]}
     assert refused("messages", row).code == "content_part"
-
-
-def test_a_format_of_ones_own(tmp_path: Path) -> None:
-    path = tmp_path / "mine.py"
-    path.write_text("def detect(row): return True\ndef parse(row): return row", encoding="utf-8")
-    assert formats.get(str(path)).parse({"a": 1}) == {"a": 1}
-    assert formats.get("tunesmith.data.formats.alpaca").detect(ROWS["alpaca"])
-    path.write_text("def detect(row): return True", encoding="utf-8")
-    for name, said in [(str(path), "no function parse"), ("alpacca", "alpaca"), (str(tmp_path / "none.py"), "none.py")]:
-        with pytest.raises(DataError, match=said):
-            formats.get(name)
 
 
 def test_templates_over_a_nested_row() -> None:

@@ -24,7 +24,7 @@ FLOORS = {
     **dict.fromkeys(("actions", "demo"), 7),
     **dict.fromkeys(("cli", "api", "server", "studio", "__main__", "__init__"), 8),
 }
-NEIGHBOURS = {("demo", "actions"), ("__main__", "cli"), ("__init__", "api")}  # allowed on one floor
+NEIGHBOURS = {("demo", "actions"), ("__main__", "cli"), ("__init__", "api"), ("api", "cli")}  # allowed on one floor
 LIGHT = [room for room, floor in FLOORS.items() if floor <= 3] + ["cli", "api", "server", "studio"]
 READING_PATH = (
     "conversation.py",
@@ -186,3 +186,58 @@ def test_the_gate_lets_the_safe_ones_through():
     assert not forbidden(
         "model.eval()\nyaml.load(t, Loader=yaml.SafeLoader)\nrun(c, shell=False)\nSandboxedEnvironment()"
     )
+
+
+def unnamed_encodings(text: str) -> list[str]:
+    """Files of text that a machine's own locale would decide how to read, as `line: call`."""
+    found = []
+    for node in ast.walk(ast.parse(text)):
+        if not isinstance(node, ast.Call):
+            continue
+        call = ast.unparse(node.func)
+        name, words = call.rpartition(".")[2], [ast.unparse(arg) for arg in node.args]
+        given = {word.arg for word in node.keywords} & {"encoding", "mode"}
+        binary = any("b" in word for word in words if word.strip("'\"")[:1] in "rwax" and len(word) <= 5)
+        if call in ("os.open", "archive.open") or binary or "encoding" in given:
+            continue
+        if name == "open" or (name == "read_text" and not words) or (name == "write_text" and len(words) < 2):
+            found.append(f"{node.lineno}: {ast.unparse(node)}")
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_every_file_of_text_names_its_encoding(path):
+    assert unnamed_encodings(path.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("open(p)", 1),
+        ("p.open('w')", 1),
+        ("p.read_text()", 1),
+        ("p.write_text(t)", 1),
+        ("open(p, 'rb')", 0),
+        ("p.open('w', encoding='utf-8')", 0),
+        ("p.read_text(encoding='utf-8')", 0),
+        ("p.read_text('utf-8')", 0),
+        ("p.write_text(t, encoding='utf-8')", 0),
+    ],
+)
+def test_an_unnamed_encoding_is_seen(text, found):
+    assert len(unnamed_encodings(text)) == found
+
+
+POSIX = {"fcntl", "grp", "posix", "pty", "pwd", "readline", "resource", "syslog", "termios", "tty"}
+
+
+def test_nothing_at_start_is_for_posix_alone():
+    """Modules that Windows lacks, wherever a file imports them as it is loaded."""
+    found = []
+    for path in FILES:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in tree.body:
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                modules = imported(ast.unparse(node), "tunesmith")
+                found += [f"{name(path)}: {module}" for module in modules if module.split(".")[0] in POSIX]
+    assert found == []

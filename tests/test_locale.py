@@ -4,6 +4,7 @@ new sentences come in untranslated, those that nobody says any more go, and the 
 from __future__ import annotations
 
 import ast
+import ctypes
 import gettext
 import os
 import re
@@ -13,13 +14,15 @@ import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from babel.messages import Catalog
 from babel.messages.mofile import write_mo
 from babel.messages.pofile import read_po, write_po
 
-from tunesmith import __version__
+from tunesmith import __version__, i18n
+from tunesmith.cli import main
 from tunesmith.config.settings import settings
 
 ROOT = Path(__file__).parents[1]
@@ -110,6 +113,81 @@ def test_help_and_errors_are_in_the_readers_language(language, words, chinese, e
     done = subprocess.run(call, env=env, cwd=tmp_path, capture_output=True, check=False)
     said = (done.stdout + done.stderr).decode("utf-8")
     assert (chinese in said, english in said) == (language == "zh", language == "en")
+
+
+GLOSSARY = ROOT / "docs" / "glossary.md"
+INNER = re.compile(r"\b(?:forest|trie|floor|origin)s?\b|森林|字典树|前缀树|楼层", re.IGNORECASE)
+
+
+def glossary() -> dict[str, str]:
+    """The first table: English word -> its one Chinese word."""
+    table = GLOSSARY.read_text(encoding="utf-8").partition("\n\n|")[2].partition("\n\n")[0]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
+    return dict(cells)
+
+
+@pytest.mark.parametrize(("english", "chinese"), glossary().items())
+def test_one_chinese_word_for_one_thing(english, chinese):
+    said = re.compile(rf"(?<![-\w.{{]){english}s?(?![-\w.}}]\w)", re.IGNORECASE)
+    used = [message for message in TRANSLATED.values() if message.string and said.search(message.id)]
+    assert used, "no message says it any more"
+    assert {message.id: message.string for message in used if chinese not in message.string} == {}
+
+
+def test_inner_words_stay_inside():
+    """What we call our own structures is nothing to a user; the names of a sentence's parts are not said."""
+    said = [*sentences(), *(message.string for message in TRANSLATED.values())]
+    assert [text for text in said if INNER.search(re.sub(r"\{.*?\}", "", text))] == []
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, "en"),
+        ({"LANG": "zh_CN.UTF-8"}, "zh"),
+        ({"LANG": "zh_TW"}, "zh"),
+        ({"LANG": "C.UTF-8"}, "en"),
+        ({"LANG": "zh_CN.UTF-8", "LC_ALL": "en_US.UTF-8"}, "en"),
+        ({"LANG": "en_US.UTF-8", "LC_MESSAGES": "zh_CN.GBK"}, "zh"),
+        ({"LANG": "zh_CN.UTF-8", "TUNESMITH_LANG": "en"}, "en"),
+        ({"TUNESMITH_LANG": "zh"}, "zh"),
+    ],
+)
+def test_the_locale_chooses_the_language(environment, expected, monkeypatch):
+    for name in ("TUNESMITH_LANG", "LC_ALL", "LC_MESSAGES", "LANG"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert i18n.language() == expected
+
+
+@pytest.mark.parametrize(("number", "expected"), [(0x804, "zh"), (0x404, "zh"), (0x409, "en"), (0, "en")])
+def test_windows_names_its_language_by_number(number, expected, monkeypatch):
+    for name in ("TUNESMITH_LANG", "LC_ALL", "LC_MESSAGES", "LANG"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(sys, "platform", "win32")
+    kernel = SimpleNamespace(GetUserDefaultUILanguage=lambda: number)
+    monkeypatch.setattr(ctypes, "windll", SimpleNamespace(kernel32=kernel), raising=False)
+    assert i18n.language() == expected
+
+
+def test_five_mistakes_are_five_lines_of_chinese(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TUNESMITH_LANG", "zh")
+    Path("pumps.jsonl").write_text("", encoding="utf-8")
+    Path("run.yaml").write_text(
+        "lora:\n  rnak: 8\ntraining:\n  learning_rate: fast\n  bf16: true\n  fp16: true\n"
+        "data:\n  train: pmups.jsonl\nmethod: qlora\n",
+        encoding="utf-8",
+    )
+    assert main(["check", "run.yaml"]) == 2
+    *lines, last = capsys.readouterr().err.splitlines()
+    assert [line.split()[0] for line in lines] == [f"run.yaml:{n}" for n in (2, 4, 5, 8, 9)]
+    named = ("lora.rnak", "training.learning_rate", "training.fp16", "pumps.jsonl", "method")
+    for line, name in zip(lines, named, strict=True):
+        assert name in line
+        assert line.endswith(("。", "？")), line
+    assert last == "共 5 个问题，尚未训练任何内容。"
 
 
 def refresh() -> None:

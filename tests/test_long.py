@@ -20,8 +20,8 @@ import test_encode
 from tunesmith import rundir
 from tunesmith.cli.terminal import Terminal
 from tunesmith.demo import task
-from tunesmith.demo.base import base_model
 from tunesmith.demo.run import demo
+from tunesmith.model.packaged import base_model
 
 pytestmark = pytest.mark.long
 PROOFS = Path(__file__).parents[1] / "docs" / "proofs.md"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
 
@@ -13,8 +14,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
+from tunesmith.actions.model import proof_rows
+from tunesmith.actions.opening import open_run
+from tunesmith.actions.voice import Voice
 from tunesmith.config.schema import LoraSection
 from tunesmith.errors import ModelError, RunError
+from tunesmith.export import proof
 from tunesmith.export.merge import _compare_weights, merge
 from tunesmith.model.adapter import add_adapter
 from tunesmith.model.check import check_model
@@ -79,24 +84,26 @@ def test_the_merged_folder_computes_what_base_and_adapter_compute(
     assert (found - expected).abs().max() <= 1e-4
     assert (found - plain).abs().max() > 1e-2
     assert certificate.dtype == "float32"
-    assert certificate.merged[0] <= 1e-4
-    assert certificate.saved[0] <= 1e-4
-    assert certificate.agreement == 1.0
+    assert certificate.merged.largest <= 1e-4
+    assert certificate.saved.largest <= 1e-4
+    assert certificate.saved.agreement == 1.0
     assert certificate.effect > 1e-2
+    assert certificate.precision == "float64"
+    assert certificate.merged.largest <= 1e-9  # what is left where nothing is rounded
 
 
 def test_the_cast_is_done_once_and_stated(target: Target) -> None:
     certificate = merge(target, rows=[[5, 6, 7, 8], [9, 10]])
     assert (certificate.dtype, certificate.positions) == ("bfloat16", 6)
-    assert certificate.merged[0] <= 1e-4 < certificate.saved[0]
+    assert certificate.merged.largest <= 1e-4 < certificate.saved.largest
     saved = load_file(Path(certificate.path) / "model.safetensors")
     assert {value.dtype for value in saved.values()} == {torch.bfloat16}
     together, _origin = load_target(target, dtype="float32", device="cpu")
-    exact = together.merge_and_unload().state_dict()
+    exact = together.double().merge_and_unload().state_dict()
     assert all(torch.equal(value, exact[name].bfloat16()) for name, value in saved.items())
     written = json.loads((Path(certificate.path) / "merge.json").read_text())
     assert written["step"] == 7
-    assert written["merged"] == list(certificate.merged)
+    assert written["merged"] == asdict(certificate.merged)
     assert "bfloat16" in "\n".join(certificate.describe())
 
 
@@ -195,3 +202,27 @@ def test_weights_that_come_back_otherwise_are_noticed(tiny_model: Build) -> None
         changed.model.norm.weight[0] += 1e-6
     with pytest.raises(ModelError, match=r"model\.norm\.weight"):
         _compare_weights(tiny_model("llama"), changed)
+
+
+def test_little_memory_compares_in_float32_and_says_so(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Small:
+        available = 1000
+
+    monkeypatch.setattr(proof.psutil, "virtual_memory", Small)
+    certificate = merge(target)
+    assert certificate.precision == "float32"
+    assert certificate.merged.largest <= 1e-4 * max(1.0, certificate.scale)
+    assert "float32" in certificate.describe()[1]
+
+
+def test_the_proof_takes_rows_of_the_run(base: Path, tmp_path: Path) -> None:
+    data = tmp_path / "rows.jsonl"
+    data.write_text('{"question": "Is the pump faulty?", "answer": "Yes."}\n' * 2, encoding="utf-8")
+    opened = open_run(str(base), Voice(), overrides=[f"data.train={data}"])
+    rows = proof_rows(opened)
+    texts = [opened.encoder.decode(row) for row in rows]
+    assert "Is the pump faulty?" in texts[0]
+    assert len(rows) > 3
+    data.unlink()
+    assert len(proof_rows(opened)) == len(rows) - 1
+    assert max(map(len, proof.cut([[1] * 900] * 9))) == proof.LENGTH

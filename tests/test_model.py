@@ -18,7 +18,8 @@ from tunesmith.config.schema import LoraSection
 from tunesmith.errors import ModelError
 from tunesmith.model.adapter import add_adapter, count_parameters, describe_parameters
 from tunesmith.model.check import check_model
-from tunesmith.model.load import gguf_folder, load_model, load_target
+from tunesmith.model.gguf import gguf_folder
+from tunesmith.model.load import load_model, load_target
 from tunesmith.model.weights import fingerprint, tensors, write_origin
 from tunesmith.rundir import find
 
@@ -91,10 +92,14 @@ def test_what_is_no_model_is_refused_in_a_sentence(tmp_path: Path, folder: Path)
         load_model(str(folder))
 
 
-def test_a_gguf_file_becomes_a_folder_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_model: Build) -> None:
+def test_a_gguf_file_becomes_a_folder_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_model: Build, capfd: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("TUNESMITH_CACHE", str(tmp_path / "cache"))
     file = write_gguf(tmp_path / "tiny.gguf", tiny_model("llama"))
+    capfd.readouterr()
     made = gguf_folder(file)
+    assert capfd.readouterr() == ("", "")  # no bars of the conversion
     stamp = (made / "model.safetensors").stat().st_mtime_ns
     moved = Path(shutil.copy(file, tmp_path / "cache" / "tiny.gguf"))
     assert gguf_folder(moved) == made
@@ -176,6 +181,8 @@ def test_an_adapter_of_another_base_is_refused_and_both_are_named(adapter: Path,
         load_target(find(str(adapter), model=str(other)))
     assert str(tiny_folder) in str(caught.value)
     assert str(other) in str(caught.value)
+    assert fingerprint(tiny_folder) in str(caught.value)
+    assert fingerprint(other) in str(caught.value)
 
 
 @pytest.mark.parametrize("damage", ["missing", "extra", "shape"])

@@ -161,6 +161,22 @@ def test_find_a_plain_adapter_a_model_folder_a_gguf_file_and_a_hub_id(tmp_path: 
         assert (target.base, target.adapter, target.tokenizer) == (name, None, name)
 
 
+def test_a_checkpoint_says_how_its_conversations_were_written_wherever_it_lies(tmp_path: Path) -> None:
+    run = make_run(tmp_path, {20: 1.0})
+    told = {"system": "Be short.", "systems": ["Be short."]}
+    rundir.write_json(run / "run.json", rundir.record(run) | {"template": told | {"text": "{{ 1 }}"}})
+    assert rundir.find(str(run)).template() == told | {"text": "{{ 1 }}"}
+    copy = (run / "checkpoint-20").rename(tmp_path / "copy")
+    (copy / "adapter_config.json").write_text('{"base_model_name_or_path": "owner/base"}')
+    assert rundir.find(str(copy)).template() is None  # an adapter from elsewhere tells nothing
+    rundir.write_json(copy / "tunesmith.json", {"base": "owner/base", "template": told})
+    with pytest.raises(RunError, match="no chat template"):
+        rundir.find(str(copy)).template()
+    (copy / "chat_template.jinja").write_text("{{ 1 }}")
+    assert rundir.find(str(copy)).template() == told | {"text": "{{ 1 }}"}
+    assert rundir.find(str(copy), base=True).template() == told | {"text": "{{ 1 }}"}
+
+
 def test_errors_list_what_exists_and_what_to_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_run(tmp_path / "runs", {20: 1.0})
     monkeypatch.chdir(tmp_path)

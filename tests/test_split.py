@@ -28,7 +28,7 @@ def test_exact_totals_and_every_class_on_both_sides() -> None:
         classes = draw.randrange(1, 12)
         rows = [row(i, kind=draw.randrange(classes)) for i in range(draw.randrange(30, 120))]
         ratio = draw.choice([0.05, 0.2, 0.5])
-        train, held, notices = split(rows, ratio, stratify_by="kind", seed=trial)
+        train, held, notices = split(rows, ratio, stratify_by="kind", singletons="train", seed=trial)
         assert sorted(c.index for c in train + held) == list(range(len(rows)))
         sizes = kinds(rows)
         divisible = [kind for kind, n in sizes.items() if n > 1]
@@ -41,12 +41,36 @@ def test_exact_totals_and_every_class_on_both_sides() -> None:
         assert bool(notices) == (len(divisible) < len(sizes))
 
 
-def test_a_class_of_one_row_is_trained_and_said() -> None:
+@pytest.mark.parametrize(("choice", "side"), [("train", 0), ("test", 1)])
+def test_a_class_of_one_row_goes_where_it_was_sent_and_is_said(choice: Any, side: int) -> None:
     rows = [row(0, kind="rare"), *(row(i, kind="common") for i in range(1, 11))]
-    train, held, notices = split(rows, 0.2, stratify_by="kind", seed=1)
-    assert rows[0] in train
-    assert len(held) == 2
-    assert "rare" in notices[0]
+    found = split(rows, 0.2, stratify_by="kind", singletons=choice, seed=1)
+    assert rows[0] in found[side]
+    assert len(found.held) == 2
+    assert f"only {choice}ed: 1 (rare)" in found.notices[0]
+
+
+def test_a_class_of_one_row_can_be_refused() -> None:
+    rows = [row(0, kind="rare"), *(row(i, kind="common") for i in range(1, 11))]
+    with pytest.raises(DataError, match=r"data\.singletons.*together: 1 \(rare\)"):
+        split(rows, 0.2, stratify_by="kind", singletons="error", seed=1)
+    assert len(split(rows[1:], 0.2, stratify_by="kind", singletons="error", seed=1).held) == 2
+
+
+def test_a_class_that_stays_together_is_as_one_row() -> None:
+    rows = [*(row(i, kind="rare", code="x") for i in range(3)), *(row(i, kind="common") for i in range(3, 23))]
+    given = {"stratify_by": "kind", "split_by": "code", "seed": 1}
+    assert kinds(split(rows, 0.2, **given).held) == {"rare": 3, "common": 2}
+    assert "rare" not in kinds(split(rows, 0.2, singletons="train", **given).held)
+
+
+def test_a_pattern_pairs_rows_and_names_what_it_does_not_match() -> None:
+    rows = [row(i, id=f"E{i // 2}-{'bad' if i % 2 else 'good'}") for i in range(40)] + [row(40, id="odd")]
+    for seed in range(5):
+        train, held, notices = split(rows, 0.3, split_by="id", split_pattern="(.*)-(bad|good)", seed=seed)
+        codes = [{c.meta["id"].split("-")[0] for c in part} for part in (train, held)]
+        assert not codes[0] & codes[1]
+        assert "1 (odd)" in notices[0]
 
 
 def test_the_seed_decides_and_order_is_kept() -> None:

@@ -10,8 +10,10 @@ import pytest
 from tunesmith.config.schema import TemplateSection
 from tunesmith.conversation import Conversation, Message
 from tunesmith.errors import TemplateError
-from tunesmith.tokens.choose import SHIPPED
+from tunesmith.tokens.choose import shipped
 from tunesmith.tokens.encode import Encoder
+from tunesmith.tokens.jsontemplate import read
+from tunesmith.tokens.tokenizer import made_for
 
 SHARED = Path(__file__).parents[1].parent / "shared"
 TOKENIZERS = SHARED / "assets" / "tokenizers"
@@ -20,10 +22,10 @@ real = pytest.mark.skipif(not TOKENIZERS.is_dir(), reason="the real tokenizers a
 # Shipped template -> a tokenizer whose vendor wrote a template for the same markers.
 VENDORS = {
     "chatml": "qwen2.5",
-    "llama3": "llama3",
+    "llama3_instruct": "llama3",
     "gemma": "gemma3",
-    "deepseek": "deepseek-llm",
-    "baichuan2": "baichuan2",
+    "deepseek_chat": "deepseek-llm",
+    "baichuan2_chat": "baichuan2",
 }
 PLAIN = ("Hello!", "Hi. How can I help?", "判断:缺陷\n\n原因：压力过低。", "Yes 🙂", "one  two", "```py\nx = 1\n```")
 
@@ -47,22 +49,22 @@ def bare(family: str, folder: Path) -> Path:
 @real
 @pytest.mark.parametrize(("name", "family"), VENDORS.items())
 def test_a_shipped_template_is_chosen_and_trains_what_the_vendors_does(name: str, family: str, tmp_path: Path) -> None:
-    shipped = Encoder.load(bare(family, tmp_path / family), TemplateSection())
+    chosen = Encoder.load(bare(family, tmp_path / family), TemplateSection())
     vendor = Encoder.load(TOKENIZERS / family, TemplateSection())
-    assert shipped.template.source == f"{name}.jinja"
+    assert Path(chosen.template.source).stem == name
     for conversation in conversations():
-        found, expected = shipped.encode(conversation), vendor.encode(conversation)
+        found, expected = chosen.encode(conversation), vendor.encode(conversation)
         assert (found.error, expected.error) == (None, None)
         assert found.answers == expected.answers
         asked = Conversation(conversation.messages[:-1])
-        assert shipped.context(asked) == vendor.context(asked)
-    assert shipped.stop_ids == vendor.stop_ids
+        assert chosen.context(asked) == vendor.context(asked)
+    assert chosen.stop_ids == vendor.stop_ids
 
 
 @real
 def test_chatglm3_opens_with_its_two_ids_and_no_text_spells_them() -> None:
     encoder = Encoder.load(TOKENIZERS / "chatglm3-hf", TemplateSection())
-    assert encoder.template.source == "chatglm3.jinja"
+    assert encoder.template.source == "chatglm3.json"
     talk = Conversation((Message("user", "你好"), Message("assistant", "你好")))
     [answer] = encoder.encode(talk).answers
     opening, user, assistant, line, hello = [64790, 64792], 64795, 64796, [30910, 13], [36474, 54591]
@@ -74,7 +76,7 @@ def test_chatglm3_opens_with_its_two_ids_and_no_text_spells_them() -> None:
 
 @real
 def test_every_shipped_template_that_is_made_for_tokens_is_held_against_a_real_tokenizer() -> None:
-    made = {path.stem for path in SHIPPED.glob("*.jinja") if "made for" in path.read_text(encoding="utf-8")}
+    made = {name for name, path in shipped().items() if made_for(read(path))[0]}
     assert made == {*VENDORS, "chatglm3"}
 
 
@@ -93,8 +95,8 @@ def test_a_tokenizer_of_no_known_family_needs_a_decision(tmp_path: Path) -> None
     assert "template.path" in str(raised.value)
     assert "template.fallback" in str(raised.value)
     assert "chatml" in str(raised.value)
-    encoder = Encoder.load(folder, TemplateSection(fallback="instruction"))
-    text = encoder.decode(encoder.context(conversations()[0]))
+    encoder = Encoder.load(folder, TemplateSection(fallback="alpaca_instruction"))
+    text = encoder.decode(encoder.context(Conversation(conversations()[0].messages[:-1])))
     assert text.endswith("### Response:\n")
 
 

@@ -32,8 +32,18 @@ class ToolCall:
 
 
 @dataclass(frozen=True, slots=True)
+class Span:
+    """Characters [start, stop) of a message's content, whose weight is multiplied by `weight`."""
+
+    start: int
+    stop: int
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
-    """One turn. `weight` is how much each of its tokens counts in the loss; None leaves it to the role."""
+    """One turn. `weight` is how much each of its tokens counts in the loss; None leaves it to the role. `spans` say
+    more about parts of the content; where several cover a character, all of them count."""
 
     role: str
     content: str = ""
@@ -42,6 +52,7 @@ class Message:
     name: str | None = None
     tool_call_id: str | None = None
     weight: float | None = None
+    spans: tuple[Span, ...] = ()
 
     @property
     def loss_weight(self) -> float:
@@ -57,7 +68,8 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """A whole dialogue. `index` is the 0-based input row; `meta` keeps every column that no format claimed."""
+    """A whole dialogue. `index` is the 0-based input row; `meta` keeps every column that no format claimed; `weight`
+    multiplies that of every answer."""
 
     messages: tuple[Message, ...]
     tools: tuple[dict[str, Any], ...] = ()

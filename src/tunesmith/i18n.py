@@ -1,13 +1,16 @@
 """The reader's language: `_` turns an English sentence with named parts into the reader's own.
 
 Write `_("{n} rows were rejected.").format(n=n)`: whole sentences, named parts, so that they can be translated.
-TUNESMITH_LANG wins over the locale (LC_ALL, LC_MESSAGES, LANG); what has no translation stays English.
+TUNESMITH_LANG wins over the locale (LC_ALL, LC_MESSAGES, LANG; on Windows the language of its windows); what has no
+translation stays English.
 """
 
 from __future__ import annotations
 
 import gettext
+import locale
 import os
+import sys
 from pathlib import Path
 
 LOCALE = Path(__file__).parent / "locale"
@@ -18,8 +21,19 @@ def language() -> str:
     for name in ("TUNESMITH_LANG", "LC_ALL", "LC_MESSAGES", "LANG"):
         value = os.environ.get(name, "")
         if value:
-            return "zh" if value.lower().startswith(("zh", "cn")) else "en"
-    return "en"
+            return _of(value)
+    return _of(_of_windows()) if sys.platform == "win32" else "en"
+
+
+def _of(name: str) -> str:
+    return "zh" if name.lower().startswith(("zh", "cn", "chinese")) else "en"
+
+
+def _of_windows() -> str:
+    import ctypes
+
+    number = ctypes.windll.kernel32.GetUserDefaultUILanguage()  # type: ignore[attr-defined,unused-ignore]
+    return locale.windows_locale.get(number, "")
 
 
 def _(message: str) -> str:

@@ -47,8 +47,11 @@ class _File(logging.FileHandler):
 
 
 @contextmanager
-def open_log(path: Path) -> Iterator[logging.Logger]:
-    """Append the records of this block to the file `path`. RunError if it can't be written."""
+def open_log(path: Path, level: str = "info") -> Iterator[logging.Logger]:
+    """Append the records of this block, of `level` (debug, info, warning) and above, to the file `path`.
+
+    RunError if it can't be written.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handler = _File(path, encoding="utf-8")
@@ -56,12 +59,21 @@ def open_log(path: Path) -> Iterator[logging.Logger]:
         reason = error.strerror or str(error)
         raise RunError(_("The log file can't be written: {reason}.").format(reason=reason), str(path)) from error
     handler.setFormatter(_Line())
-    level = _LOGGER.level
+    before = _LOGGER.level
     _LOGGER.addHandler(handler)
-    _LOGGER.setLevel(logging.INFO)
+    _LOGGER.setLevel(level.upper())
     try:
         yield _LOGGER
     finally:
-        _LOGGER.setLevel(level)
+        _LOGGER.setLevel(before)
         _LOGGER.removeHandler(handler)
         handler.close()
+
+
+def note(path: Path, text: str) -> None:
+    """One record into the file `path`. A run that can't be written to can still be asked: then it is left out."""
+    try:
+        with open_log(path) as journal:
+            journal.info("%s", text)
+    except RunError:
+        return

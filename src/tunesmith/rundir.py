@@ -22,8 +22,12 @@ from tunesmith.i18n import _
 RUN = "run.json"
 MANIFEST = "manifest.json"
 METRICS = "metrics.jsonl"
+LOG = "tunesmith.log"
 ADAPTER = "adapter_config.json"
 MODEL = "config.json"
+ORIGIN = "tunesmith.json"  # in a checkpoint: its base, and how its conversations were written
+TEMPLATE = "chat_template.jinja"
+MODELSCOPE = "modelscope:"  # before a model's name: of that hub
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _DEPTH = 4  # how far below its start a search for runs goes
@@ -62,7 +66,8 @@ class Target:
     """What a RUN on a command line means.
 
     `base` and `tokenizer` are folders, GGUF files or hub ids; `adapter` is a folder or None; `run` and `step` say where
-    it came from, if from a run. `why` is one line for the user: what was taken, why, and how to get another.
+    it came from, if from a run; `folder` is what was named, where that is a folder of its own. `why` is one line for
+    the user: what was taken, why, and how to get another.
     """
 
     base: str
@@ -71,6 +76,27 @@ class Target:
     run: Path | None
     step: int | None
     why: str
+    folder: Path | None = None
+
+    def template(self) -> dict[str, Any] | None:
+        """How conversations were written in training: text, thinking, system and so on; None where nothing says so.
+
+        A checkpoint that was copied out of its run keeps it. RunError where the record is damaged.
+        """
+        if self.run is not None:
+            kept, place = record(self.run).get("template"), self.run / RUN
+        elif self.folder is not None and (self.folder / ORIGIN).is_file():
+            place = self.folder / ORIGIN
+            kept = _read_json(place).get("template")
+            if kept is None:  # only its base is recorded
+                return None
+            if isinstance(kept, dict) and (self.folder / TEMPLATE).is_file():
+                kept = kept | {"text": (self.folder / TEMPLATE).read_text(encoding="utf-8")}
+        else:
+            return None
+        if not isinstance(kept, dict) or not kept.get("text"):
+            raise RunError(_("records no chat template: it is damaged."), place=str(place))
+        return kept
 
 
 def digest(file: Path) -> dict[str, Any]:
@@ -162,8 +188,9 @@ def find(
         problem = _("is not an adapter; --model {model} has nothing to be the base of.")
         raise RunError(problem.format(model=model), run)
     if (path / MODEL).is_file() or (path.is_file() and path.suffix.lower() == ".gguf"):
-        return Target(str(path), None, tokenizer or str(path), None, None, _as_it_is(run))
-    if _is_hub_id(run):
+        folder = path if path.is_dir() else None
+        return Target(str(path), None, tokenizer or str(path), None, None, _as_it_is(run), folder)
+    if is_hub_id(run):
         return Target(run, None, tokenizer or run, None, None, _as_it_is(run))
     raise _nothing_there(run, path)
 
@@ -190,9 +217,9 @@ def _from_adapter(path: Path, base: bool, model: str | None, tokenizer: str | No
     own = str(path) if (path / "tokenizer.json").is_file() else origin
     if base:
         why = _("Base model {base}, without the adapter; leave out --base for both.").format(base=origin)
-        return Target(origin, None, tokenizer or own, None, None, why)
+        return Target(origin, None, tokenizer or own, None, None, why, path)
     why = _("Adapter {path} on the base model {base}; --model takes another base.").format(path=path, base=origin)
-    return Target(origin, path, tokenizer or own, None, None, why)
+    return Target(origin, path, tokenizer or own, None, None, why, path)
 
 
 def _choose(run: Path, asked: str) -> Checkpoint:
@@ -230,8 +257,10 @@ def _as_it_is(model: str) -> str:
     return _("Model {model}, as it is.").format(model=model)
 
 
-def _is_hub_id(name: str) -> bool:
+def is_hub_id(name: str) -> bool:
     """OWNER/NAME, unless OWNER is a folder here: then a path was meant."""
+    if name.startswith(MODELSCOPE):
+        return bool(_HUB_ID.fullmatch(name.removeprefix(MODELSCOPE)))
     return bool(_HUB_ID.fullmatch(name)) and not Path(name).exists() and not Path(name).parent.is_dir()
 
 

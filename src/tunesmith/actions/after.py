@@ -1,124 +1,29 @@
-"""What follows training: chat, evaluation, merging, and the list of runs. Each takes a RUN (see rundir)."""
+"""What follows training: evaluation, merging, and the list of runs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+import json
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunesmith import rundir
-from tunesmith.actions.base import tokenizer_folder
+from tunesmith.actions.model import proof_rows
+from tunesmith.actions.opening import Opened, respond, supply_system
 from tunesmith.actions.rows import data_files, digest, encode, read_rows
 from tunesmith.actions.voice import Voice
-from tunesmith.config.load import load
-from tunesmith.conversation import Conversation, Message
-from tunesmith.errors import ConfigError, DataError, Problem, RunError, TemplateError
+from tunesmith.conversation import Conversation
+from tunesmith.errors import DataError, RunError, TemplateError
 from tunesmith.i18n import _
-from tunesmith.tokens.encode import Encoder
+from tunesmith.model.folder import locate
+from tunesmith.model.quantize import Quantization
 
 if TYPE_CHECKING:
-    from tunesmith.config.schema import Config
     from tunesmith.evaluate.results import Report
     from tunesmith.export.merge import Certificate
-    from tunesmith.generate.engine import Generated
-    from tunesmith.generate.session import Session
     from tunesmith.rundir import Target
 
 SHOWN = 5  # rows left out that are named
-
-ACTIVE = ("model.dtype", "model.device", "model.trust_remote_code")  # what loading a model still asks
-
-
-@dataclass(frozen=True)
-class Opened:
-    """A RUN with its settings, ready to be loaded; `config` is the run's own, or the defaults with the overrides."""
-
-    target: Target
-    encoder: Encoder
-    config: Config
-
-    def model(self) -> Any:
-        from tunesmith.model.load import load_target
-
-        section = self.config.model
-        given: dict[str, Any] = {
-            "dtype": section.dtype,
-            "device": section.device,
-            "trust_remote_code": section.trust_remote_code,
-        }
-        return load_target(self.target, **given)[0]
-
-
-def open_run(
-    run: str,
-    voice: Voice,
-    *,
-    checkpoint: str = "best",
-    base: bool = False,
-    model: str | None = None,
-    tokenizer: str | None = None,
-    overrides: Sequence[str] = (),
-) -> Opened:
-    """Finds out what RUN means and says so. The encoder is the one with which it was trained."""
-    from tunesmith.config.schema import TemplateSection
-
-    _refuse_idle(overrides)
-    target = rundir.find(run, checkpoint=checkpoint, base=base, model=model, tokenizer=tokenizer)
-    voice.say(target.why)
-    path = target.run / "config.yaml" if target.run else None
-    config = load(path, overrides, files=False).config
-    template, text = config.template, None
-    if target.run is not None:
-        kept = rundir.record(target.run).get("template")
-        if not isinstance(kept, dict) or not kept.get("text"):
-            raise RunError(_("records no chat template: it is damaged."), place=str(target.run / rundir.RUN))
-        text = kept["text"]
-        same = {name: kept.get(name) for name in ("thinking", "system", "date")}
-        template = TemplateSection(**same, kwargs=kept.get("kwargs") or {})
-    return Opened(target, Encoder.load(tokenizer_folder(target.tokenizer), template, text), config)
-
-
-def _refuse_idle(overrides: Sequence[str]) -> None:
-    """Settings that a finished run can't follow any more are refused, not swallowed."""
-    names = [word.partition("=")[0] for word in overrides]
-    idle = [
-        name for name in names if not name.startswith(("generation.", "evaluation.", "data.")) and name not in ACTIVE
-    ]
-    if idle:
-        text = _("This belongs to training; of a run that is there, only generation, evaluation and data can be set.")
-        raise ConfigError([Problem(name, text) for name in idle])
-
-
-def chat(opened: Opened, system: str | None) -> Session:
-    """A dialogue under this system prompt; an empty one is none; None leaves it to what the run was trained with."""
-    from tunesmith.generate.session import Session
-
-    if system is not None:
-        opened.encoder.system = None
-    return Session(opened.model(), opened.encoder, opened.config.generation, system)
-
-
-def respond(opened: Opened, voice: Voice) -> Callable[[Sequence[Conversation]], Iterable[Generated]]:
-    """Conversations to answers, with a bar. The model is loaded when the first is wanted."""
-
-    def answers(conversations: Sequence[Conversation]) -> Iterable[Generated]:
-        if not conversations:
-            return
-        from tunesmith.generate.engine import generate
-
-        model = opened.model()
-        with voice.progress(_("Answering")) as advance:
-            done = 0
-
-            def moved(rows: int) -> None:
-                nonlocal done
-                done += rows
-                advance(done, len(conversations), "")
-
-            yield from generate(model, opened.encoder, conversations, opened.config.generation, progress=moved)
-
-    return answers
 
 
 def evaluate(
@@ -128,8 +33,8 @@ def evaluate(
     from tunesmith.evaluate import plot, report, run
 
     config = opened.config
-    out = out or _evaluation_folder(opened.target)
-    rows = _test_rows(opened, data, voice)[: config.evaluation.limit]
+    out = out or evaluation_folder(opened.target)
+    rows = supply_system(opened, _test_rows(opened, data, voice)[: config.evaluation.limit], voice)
     section = config.evaluation
     found = run.evaluate(
         rows,
@@ -139,22 +44,23 @@ def evaluate(
         answer_template=config.data.answer_template,
         label=section.label,
         group_by=section.group_by or config.data.stratify_by,
-        settings=_identity(opened) | {"best_by": _chosen_by(opened.target)},
+        settings=identity(opened) | {"best_by": _chosen_by(opened.target), "limit": section.limit},
         overwrite=overwrite,
     )
     if found.totals["groups"]:
         plot.subtype_accuracy(found, out / "subtype_accuracy.png")
     report.write(found, out / "report.html")
+    opened.note(f"evaluated ({opened.target.why}): {json.dumps(found.totals, ensure_ascii=False)} in {out}")
     return found, out
 
 
-def _identity(opened: Opened) -> dict[str, Any]:
+def identity(opened: Opened) -> dict[str, Any]:
     """All that decides an answer but the question: kept with the results; other answers are never taken for these."""
-    from tunesmith.model.load import locate
     from tunesmith.model.weights import fingerprint
 
     target, encoder = opened.target, opened.encoder
     adapter = target.adapter and rundir.digest(target.adapter / "adapter_model.safetensors")["sha256"]
+    packed = Quantization.of(opened.config.model)
     return {
         "base": target.base,
         "base_fingerprint": fingerprint(locate(target.base)),
@@ -163,11 +69,17 @@ def _identity(opened: Opened) -> dict[str, Any]:
         "step": target.step,
         "generation": opened.config.generation.model_dump(),
         "template_sha256": encoder.template.sha256,
-        "template": {"thinking": encoder.thinking, "system": encoder.system, "date": encoder.template.date},
+        "bits": packed.bits if packed else None,
+        "template": {
+            "thinking": encoder.thinking,
+            "enable_thinking": encoder.enable_thinking,
+            "system": encoder.system,
+            "date": encoder.template.date,
+        },
     }
 
 
-def _evaluation_folder(target: Target) -> Path:
+def evaluation_folder(target: Target) -> Path:
     if target.run is None:
         raise RunError(_("Name the folder for the results with -o DIR."), place=target.base)
     return target.run / "evaluation" / ("base" if target.step is None else f"checkpoint-{target.step}")
@@ -216,10 +128,13 @@ def _rows_of(file: Path, opened: Opened, voice: Voice) -> list[Conversation]:
     usable = []
     for conversation in filter(None, map(_asked, found.conversations)):
         try:
-            opened.encoder.context(replace(conversation, messages=conversation.messages[:-1]))
-            usable.append(conversation)
+            refused = opened.refusal(replace(conversation, messages=conversation.messages[:-1]))
         except TemplateError as error:
-            left_out.append(f"{conversation.origin}  {error}")
+            refused = str(error)
+        if refused:
+            left_out.append(f"{conversation.origin}  {refused}")
+        else:
+            usable.append(conversation)
     for line in [*found.notices, *left_out[:SHOWN]]:
         voice.say(line)
     if left_out:
@@ -229,34 +144,68 @@ def _rows_of(file: Path, opened: Opened, voice: Voice) -> list[Conversation]:
 
 def merge(opened: Opened, out: Path | None, *, overwrite: bool = False) -> Certificate:
     from tunesmith.export.merge import merge as merge_target
+    from tunesmith.model.quantize import Quantization
 
-    question = Conversation((Message("user", "Hello"),))
-    rows = [opened.encoder.context(question)]
-    given: dict[str, Any] = {"overwrite": overwrite, "trust_remote_code": opened.config.model.trust_remote_code}
-    return merge_target(opened.target, out, rows=rows, stop_ids=opened.encoder.stop_ids, **given)
+    certificate = merge_target(
+        opened.target,
+        out,
+        overwrite=overwrite,
+        rows=proof_rows(opened),
+        stop_ids=opened.encoder.stop_ids,
+        trained_on=Quantization.of(opened.config.model),
+        trust_remote_code=opened.config.model.trust_remote_code,
+    )
+    told = {name: value for name, value in (opened.target.template() or {}).items() if name != "text"}
+    if told:  # the merged model is asked as the run was
+        rundir.write_json(Path(certificate.path) / rundir.ORIGIN, {"format": 1, "template": told})
+    opened.note("merged: " + " ".join(certificate.describe()))
+    return certificate
 
 
 @dataclass(frozen=True)
 class RunSummary:
-    """One run of `runs`: its checkpoints with what was measured of each."""
+    """One run of `runs`: its checkpoints, oldest first, with what was measured of each.
+
+    `base` is the base model as the run names it, `started` a day; `damage` says why nothing is known.
+    """
 
     path: Path
-    finished: bool
-    checkpoints: list[rundir.Checkpoint]
-    best: int | None
-    accuracy: dict[int, float]
+    base: str = ""
+    started: str = ""
+    finished: bool = False
+    checkpoints: tuple[rundir.Checkpoint, ...] = ()
+    best: int | None = None
+    accuracy: dict[int, float] = field(default_factory=dict)
+    damage: str = ""
+
+    def asked(self, checkpoint: str) -> list[rundir.Checkpoint]:
+        """What --checkpoint leaves to choose from: all of them for best, that one first; else the one it names."""
+        if checkpoint == "best":
+            return sorted(self.checkpoints, key=lambda c: (c.step != self.best, -c.step))
+        name = checkpoint.removeprefix("checkpoint-")
+        return [c for c in self.checkpoints if name == str(c.step)] or list(self.checkpoints[-1:])
 
 
 def runs(root: Path) -> list[RunSummary]:
-    found = []
-    for path in rundir.runs(root):
-        best = rundir.best(path)
-        checkpoints = rundir.checkpoints(path)
-        measured = {checkpoint.step: _accuracy(path, checkpoint.step) for checkpoint in checkpoints}
-        accuracy = {step: value for step, value in measured.items() if value is not None}
-        finished = bool(rundir.record(path).get("finished"))
-        found.append(RunSummary(path, finished, checkpoints, best.step if best else None, accuracy))
-    return found
+    """Every run in and below a folder, newest first; a damaged one is in the list with what is wrong."""
+    return [_summary(path) for path in rundir.runs(root)]
+
+
+def _summary(path: Path) -> RunSummary:
+    try:
+        record, best, checkpoints = rundir.record(path), rundir.best(path), rundir.checkpoints(path)
+    except RunError as error:
+        return RunSummary(path, damage=str(error))
+    measured = {checkpoint.step: _accuracy(path, checkpoint.step) for checkpoint in checkpoints}
+    return RunSummary(
+        path,
+        base=str(record.get("base") or ""),
+        started=str(record.get("started") or "")[:10],
+        finished=bool(record.get("finished")),
+        checkpoints=tuple(checkpoints),
+        best=best.step if best else None,
+        accuracy={step: value for step, value in measured.items() if value is not None},
+    )
 
 
 def _accuracy(run: Path, step: int) -> float | None:

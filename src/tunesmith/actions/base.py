@@ -10,42 +10,30 @@ from typing import TYPE_CHECKING
 
 from tunesmith.errors import ConfigError, ModelError
 from tunesmith.i18n import _
+from tunesmith.model.folder import locate
 from tunesmith.tokens.encode import Encoder
 
 if TYPE_CHECKING:
     from tunesmith.config.schema import Config, ModelSection, TemplateSection
-
-TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "chat_template*", "config.json", "generation_config.json")
 
 
 def make_encoder(model: ModelSection, template: TemplateSection, text: str | None = None) -> Encoder:
     name = model.tokenizer or model.name_or_path
     if not name:
         raise _no_model()
-    return Encoder.load(tokenizer_folder(name), template, text)
+    return Encoder.load(locate(name, weights=False), template, text)
 
 
-def tokenizer_folder(name: str) -> Path:
-    """The folder with the tokenizer of a model: itself, a converted GGUF file, or what the hub sends."""
-    path = Path(name).expanduser()
-    if path.is_dir():
-        return path
-    if path.is_file():
-        from tunesmith.model.load import gguf_folder
+def window(model: ModelSection) -> int | None:
+    """How many tokens the base model was made for, as its config.json says; None where nothing says it."""
+    from tunesmith.model.weights import read_config, text_config
 
-        return gguf_folder(path)
-    from huggingface_hub import snapshot_download
-
-    reason = _("is neither a folder or file here nor a model that the hub sends.")
-    for offline in (True, False):
-        try:
-            found = Path(snapshot_download(name, allow_patterns=list(TOKENIZER_FILES), local_files_only=offline))
-        except (OSError, ValueError):
-            continue
-        if (found / "tokenizer.json").is_file():
-            return found
-        reason = _("has no tokenizer.json. Name a tokenizer's folder in model.tokenizer.")
-    raise ModelError(reason, place=name)
+    try:
+        found = text_config(read_config(locate(model.name_or_path or "", weights=False)))
+    except ModelError:
+        return None
+    limit = found.get("max_position_embeddings")
+    return limit if isinstance(limit, int) else None
 
 
 def count_parameters(config: Config) -> tuple[int, int] | None:
@@ -54,12 +42,13 @@ def count_parameters(config: Config) -> tuple[int, int] | None:
 
     Raises ModelError for files that are missing or damaged, and for target_modules that the model does not have.
     """
+    from tunesmith.config.schema import LoraSection
     from tunesmith.model.shapes import adapter_parameters, all_parameters
 
     name = config.model.name_or_path
     if not name:
         raise _no_model()
-    folder = tokenizer_folder(name)
+    folder = locate(name, weights=False)
     try:
         total = all_parameters(folder)
     except ModelError:
@@ -70,12 +59,14 @@ def count_parameters(config: Config) -> tuple[int, int] | None:
         return total, total
     wanted = config.lora.target_modules
     absent = [
-        m for m in ([wanted] if isinstance(wanted, str) else wanted) if not adapter_parameters(folder, 1, _one(m))
+        name
+        for name in ([wanted] if isinstance(wanted, str) else wanted)
+        if not adapter_parameters(folder, LoraSection(r=1, target_modules=_one(name)))
     ]
     if absent:
         text = _("The model has no linear layer {names}. all-linear takes every one that it has.")
         raise ModelError(text.format(names=", ".join(absent)), place="lora.target_modules")
-    added = adapter_parameters(folder, config.lora.r, wanted)
+    added = adapter_parameters(folder, config.lora)
     return added, total + added
 
 

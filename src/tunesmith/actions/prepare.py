@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tunesmith.actions.base import count_parameters, make_encoder
+from tunesmith.actions.base import count_parameters, make_encoder, window
 from tunesmith.actions.findings import Findings
 from tunesmith.actions.rows import Part, Rows, data_files, digest, encode, read_rows
 from tunesmith.actions.voice import Voice
@@ -18,9 +18,10 @@ from tunesmith.data.dataset import Dataset, Rejected
 from tunesmith.errors import DataError, Problem
 from tunesmith.i18n import _
 from tunesmith.tokens.encode import Encoder
+from tunesmith.train.trackers import refuse_missing
 
 if TYPE_CHECKING:
-    from tunesmith.config.schema import Config, DataSection
+    from tunesmith.config.schema import Config, DataSection, ModelSection
 
 SHOWN = 5  # rejected rows that an error names
 
@@ -50,6 +51,8 @@ def prepare(config: Config, voice: Voice) -> Prepared:
     TemplateError, ModelError."""
     findings = Findings()
     with findings:
+        refuse_missing(config.tracking.trace)
+    with findings:
         encoder = make_encoder(config.model, config.template)
     with findings:
         rows = read_rows(config)
@@ -57,6 +60,7 @@ def prepare(config: Config, voice: Voice) -> Prepared:
         parameters = count_parameters(config)
     findings.raise_all()
     parts, section = rows.parts, config.data
+    encoder.check_reasoning([row for part in parts.values() for row in part.conversations])
     total = sum(len(part.conversations) for part in parts.values())
     with voice.progress(_("Encoding")) as advance:
         for done, _row in enumerate(
@@ -73,7 +77,7 @@ def prepare(config: Config, voice: Voice) -> Prepared:
         **parts,
         chooser=chooser,
         ledger=_ledger(rows),
-        notices=rows.notices + _remarks(section, parts, chooser),
+        notices=encoder.notices + rows.notices + _remarks(section, parts, chooser) + _beyond(config.model, parts),
         data_sha256=digest(data_files(section)),
         parameters=parameters,
     )
@@ -130,6 +134,15 @@ def _remarks(section: DataSection, parts: dict[str, Part], chooser: str | None) 
             _("No validation rows: the test rows choose the best checkpoint, so its test result flatters a little.")
         ]
     return []
+
+
+def _beyond(model: ModelSection, parts: dict[str, Part]) -> list[str]:
+    """Answers that the model may not be able to follow to their end."""
+    limit = window(model)
+    lengths = [len(a) for part in parts.values() for e in part.encoded for a in e.answers]
+    beyond = sum(length > limit for length in lengths) if limit else 0
+    text = _("{n} answers are longer with their context than the model was made for ({limit} tokens): lower {setting}.")
+    return [text.format(n=beyond, limit=limit, setting="data.max_length")] if beyond else []
 
 
 def _ledger(rows: Rows) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections import Counter
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "tokenizers")
 CONFIG = "config.yaml"
+TOLD = ("thinking", "enable_thinking", "system", "date", "kwargs")  # of the template: what an answer depends on
+SYSTEMS = 20  # different system prompts that a run remembers
 
 # What may differ when a run goes on: how long, how often, where. Everything else would make it another run.
 MAY_CHANGE = {
@@ -45,6 +48,7 @@ MAY_CHANGE = {
         "template.fallback",
     ),  # so here
 }
+FREE = ("evaluation.", "generation.", "tracking.", "logging.")
 LENGTH = ("num_train_epochs", "max_steps")
 
 
@@ -76,8 +80,11 @@ def _whole(path: Any) -> Any:
     return type(path)(found)
 
 
-def claim(run: Path, config: Config, voice: Voice, *, resume: bool, overwrite: bool) -> Checkpoint | None:
-    """The checkpoint to go on from, if any. Refuses to touch what another run left, unless that was asked for."""
+def claim(
+    run: Path, config: Config, voice: Voice, *, resume: bool, overwrite: bool, settings: Path | None = None
+) -> Checkpoint | None:
+    """The checkpoint to go on from, if any. Refuses to touch what another run left, unless that was asked for, and to
+    delete what the new one needs; `settings` is the file of its settings."""
     if run.exists() and not run.is_dir():
         raise RunError(_("This is a file. Choose another folder with -o DIR."), place=str(run))
     if not (run / rundir.RUN).exists():
@@ -87,20 +94,35 @@ def claim(run: Path, config: Config, voice: Voice, *, resume: bool, overwrite: b
             raise RunError(_("The folder holds other files. Choose another with -o DIR."), place=str(run))
         return None
     if overwrite:
-        _no_data_inside(run, config)
+        _nothing_needed_inside(run, config, settings)
         return None
-    finished = rundir.record(run).get("finished")
-    if not finished and not rundir.metrics(run) and not rundir.checkpoints(run):
-        return None  # it broke off before its first step: nothing is lost
+    found = taken(run)
     if not resume:
-        how = _("Replace it with --overwrite, or choose another folder with -o DIR.")
-        if not finished:
-            how = _("Go on with --resume, start over with --overwrite, or choose another folder with -o DIR.")
-        raise RunError(_("There is a run already.") + " " + how, place=str(run))
-    if finished and not _longer(run, config):
+        if found:
+            raise RunError(found, place=str(run))
+        return None
+    if rundir.record(run).get("finished") and not longer(run, config):
         text = _("This run is finished. To go on, raise training.num_train_epochs; or choose another folder with -o.")
         raise RunError(text, place=str(run))
-    return _newest_whole(run, voice)
+    checkpoint = _newest_whole(run, voice)
+    if checkpoint is None:
+        text = _("There is no whole checkpoint to go on from.")
+        how = _("Begin anew with --overwrite.") if found else _("Leave out --resume to begin anew.")
+        raise RunError(f"{text} {how}", place=str(run))
+    return checkpoint
+
+
+def taken(run: Path) -> str | None:
+    """Why no other run may begin in this folder, and what to do; None where it may."""
+    if not (run / rundir.RUN).is_file():
+        return None
+    finished, kept = rundir.record(run).get("finished"), rundir.checkpoints(run)
+    if not finished and not kept and not rundir.metrics(run):
+        return None  # it broke off before its first step: nothing is lost
+    how = _("Replace it with --overwrite, or choose another folder with -o DIR.")
+    if not finished and kept:
+        how = _("Go on with --resume, start over with --overwrite, or choose another folder with -o DIR.")
+    return _("There is a run already.") + " " + how
 
 
 def _newest_whole(run: Path, voice: Voice) -> Checkpoint | None:
@@ -115,16 +137,26 @@ def _newest_whole(run: Path, voice: Voice) -> Checkpoint | None:
     return None
 
 
-def _longer(run: Path, config: Config) -> bool:
+def longer(run: Path, config: Config) -> bool:
     before = load(run / CONFIG, files=False).config.training
     return any(getattr(config.training, name) > getattr(before, name) for name in LENGTH)
 
 
-def _no_data_inside(run: Path, config: Config) -> None:
-    inside = [path for path in data_files(config.data) if run.resolve() in (path.resolve(), *path.resolve().parents)]
+def _nothing_needed_inside(run: Path, config: Config, settings: Path | None) -> None:
+    """Raises RunError with all that the new run reads and --overwrite would delete: data, base model, settings."""
+    model, template = config.model, config.template
+    named: list[Any] = [*data_files(config.data), model.name_or_path, model.tokenizer, template.path, template.fallback]
+    named += [config.data.format, *(config.evaluation.metrics or [])]
+    if settings is not None and settings.resolve() != (run / CONFIG).resolve():  # that one is written again
+        named.append(settings)
+    inside = [path for path in map(Path, filter(None, named)) if path.exists() and _inside(path.resolve(), run)]
     if inside:
-        text = _("The data lie in this folder, and --overwrite would delete them. Choose another folder with -o DIR.")
-        raise RunError(text, place=str(run))
+        text = _("The new run needs this, and --overwrite would delete it. Choose another folder with -o DIR.")
+        raise RunError([Problem(str(path), text) for path in inside])
+
+
+def _inside(path: Path, folder: Path) -> bool:
+    return folder.resolve() in (path, *path.parents)
 
 
 def date_of(run: Path) -> str | None:
@@ -134,20 +166,26 @@ def date_of(run: Path) -> str | None:
 
 def same_run(run: Path, config: Config, prepared: Prepared) -> None:
     """Raises RunError with everything that changed since the run began and would make it another one."""
-    recorded = rundir.record(run)
+    problems = changes(run, config, prepared.data_sha256)
+    if (rundir.record(run).get("template") or {}).get("sha256") != prepared.encoder.template.sha256:
+        problems.insert(0, Problem("template", _("The chat template changed since the run began.")))
+    if problems:
+        raise RunError(problems)
+
+
+def changes(run: Path, config: Config, data_sha256: str) -> list[Problem]:
+    """What differs from the data and settings with which the run began and would make it another one; what to do is
+    the last of them."""
     problems = []
-    if recorded.get("data_sha256") != prepared.data_sha256:
+    if rundir.record(run).get("data_sha256") != data_sha256:
         problems.append(Problem("data", _("The data files changed since the run began.")))
-    if (recorded.get("template") or {}).get("sha256") != prepared.encoder.template.sha256:
-        problems.append(Problem("template", _("The chat template changed since the run began.")))
     before, now = _flat(load(run / CONFIG, files=False).config), _flat(config)
     for name in sorted(now.keys() - MAY_CHANGE):
-        if before.get(name) != now[name] and not name.startswith(("evaluation.", "generation.")):
+        if before.get(name) != now[name] and not name.startswith(FREE):
             text = _("This was {before} when the run began and is {now} now.")
             problems.append(Problem(name, text.format(before=before.get(name), now=now[name])))
-    if problems:
-        advice = _("Go on with what the run began with, or choose another folder with -o DIR.")
-        raise RunError([*problems, Problem("", advice)])
+    advice = _("Go on with what the run began with, or choose another folder with -o DIR.")
+    return [*problems, Problem("", advice)] if problems else []
 
 
 def _flat(config: Config) -> dict[str, Any]:
@@ -176,10 +214,8 @@ def write_record(run: Path, config: Config, prepared: Prepared) -> None:
             "text": encoder.template.text,
             "sha256": encoder.template.sha256,
             "source": encoder.template.source,
-            "thinking": config.template.thinking,
-            "system": config.template.system,
-            "date": config.template.date,
-            "kwargs": config.template.kwargs,
+            **{name: getattr(config.template, name) for name in TOLD},
+            "systems": _systems(prepared),
         },
         "data_sha256": prepared.data_sha256,
         "best_by": prepared.chooser,
@@ -193,6 +229,12 @@ def write_record(run: Path, config: Config, prepared: Prepared) -> None:
     rundir.write_json(run / "ledger.json", prepared.ledger)
     Dataset(rejected=rejected_rows(prepared)).write_rejected(run / "rejected.jsonl")
     rundir.write_json(run / rundir.RUN, record)
+
+
+def _systems(prepared: Prepared) -> list[str]:
+    """The system prompts that the rows were trained under, the most frequent first; an empty one is none."""
+    counted = Counter(map(prepared.encoder.system_of, prepared.train.conversations))
+    return [text for text, _rows in counted.most_common(SYSTEMS)]
 
 
 def now() -> str:

@@ -45,7 +45,7 @@ class Part:
 
     @property
     def trained_tokens(self) -> int:
-        return sum(len(a.answer_ids) for e in self.encoded for a in e.answers)
+        return sum(weight > 0 for e in self.encoded for a in e.answers for weight in a.weights)
 
     @property
     def longest(self) -> int:
@@ -104,7 +104,16 @@ def _split(
     for name in held:
         ratio = getattr(section, f"{name}_ratio")
         if ratio:
-            part = split(rows, ratio / left, stratify_by=section.stratify_by, split_by=section.split_by, seed=seed)
+            part = split(
+                rows,
+                ratio / left,
+                stratify_by=section.stratify_by,
+                split_by=section.split_by,
+                split_pattern=section.split_pattern,
+                # What a class has left after the test rows is trained, never only validated.
+                singletons=section.singletons if name == "test" else "train",
+                seed=seed,
+            )
             rows, held[name] = part.train, part.held
             notices += part.notices
             left -= ratio

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
 import os
 import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +21,7 @@ from tunesmith.actions.rows import Part
 from tunesmith.actions.voice import Journal, Voice
 from tunesmith.errors import ConfigError, RunError
 from tunesmith.i18n import _
+from tunesmith.model.quantize import require
 
 if TYPE_CHECKING:
     from tunesmith.config.load import Loaded
@@ -33,8 +38,11 @@ def train(loaded: Loaded, voice: Voice, *, resume: bool = False, overwrite: bool
         from tunesmith.train.launch import refuse_half
 
         refuse_half(config.model.device)
+    if config.model.load_in_4bit or config.model.load_in_8bit:
+        require()
     run = config.training.output_dir
-    checkpoint = claim(run, config, voice, resume=resume, overwrite=overwrite) if run else None
+    asked: dict[str, Any] = {"resume": resume, "overwrite": overwrite, "settings": loaded.path}
+    checkpoint = claim(run, config, voice, **asked) if run else None
     recorded = date_of(run) if run and resume else None
     config.template.date = recorded or config.template.date or f"{datetime.now():%Y-%m-%d}"
     prepared = prepare(config, voice)
@@ -42,10 +50,12 @@ def train(loaded: Loaded, voice: Voice, *, resume: bool = False, overwrite: bool
     if checkpoint is not None:
         same_run(run, config, prepared)
         _steps_left(config, prepared, checkpoint)
-    if overwrite:
+    if overwrite and run.exists():
+        going = ", ".join(sorted(path.name for path in run.iterdir()))
+        voice.say(_("{run} is replaced; this is deleted: {names}").format(run=run, names=going))
         shutil.rmtree(run, ignore_errors=True)
     run.mkdir(parents=True, exist_ok=True)
-    with log.open_log(run / "tunesmith.log") as journal:
+    with log.open_log(run / rundir.LOG, config.logging.level) as journal:
         voice = Journal(voice, journal)
         if checkpoint is None:
             write_record(run, config, prepared)
@@ -86,8 +96,9 @@ def _train(run: Path, config: Config, prepared: Prepared, checkpoint: Checkpoint
 
     from tunesmith.model import weights
     from tunesmith.model.adapter import add_adapter, describe_parameters
+    from tunesmith.model.folder import locate
     from tunesmith.model.fused import use_fused_layers
-    from tunesmith.model.load import load_model, load_target, locate
+    from tunesmith.model.load import choices, load_model, load_target
     from tunesmith.model.lowrank import use_fast_adapters
     from tunesmith.train import launch
     from tunesmith.train.checkpoint import clear_leftovers
@@ -98,12 +109,7 @@ def _train(run: Path, config: Config, prepared: Prepared, checkpoint: Checkpoint
     name = str(config.model.name_or_path)
     base = locate(name)
     full = config.method == "full"
-    dtype = "float32" if full and config.model.dtype == "auto" else config.model.dtype
-    given: dict[str, Any] = {
-        "dtype": dtype,
-        "device": config.model.device,
-        "trust_remote_code": config.model.trust_remote_code,
-    }
+    given = choices(config.model) | {"dtype": launch.weights_dtype(config.model.dtype, config.training, full=full)}
     if checkpoint is not None:
         target = rundir.find(str(run), checkpoint=str(checkpoint.step))
         model, _info = load_target(target, trainable=True, **given)
@@ -118,14 +124,14 @@ def _train(run: Path, config: Config, prepared: Prepared, checkpoint: Checkpoint
     use_fast_adapters(model)
     use_fused_layers(model)
     if config.training.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.activation_checkpointing_enable({"use_reentrant": False})
         model.enable_input_require_grads()
     mark = weights.fingerprint(base)
     amend(run, base_fingerprint=mark, finished=False)
     accelerator = launch.start(config.training, weights=next(model.parameters()).dtype, device=str(model.device))
     clear_leftovers(run)
     torch.manual_seed(config.training.seed)
-    with voice.progress(_("Training")) as advance:
+    with _trackers(run, config, checkpoint, voice) as measured, voice.progress(_("Training")) as advance:
         loop = Loop(
             accelerator,
             Trainee(model, fast_head=able.fast_head),
@@ -135,7 +141,7 @@ def _train(run: Path, config: Config, prepared: Prepared, checkpoint: Checkpoint
             run,
             forest=able.forest,
             pad_id=prepared.encoder.pad_id,
-            hooks=_hooks(run, prepared, name, mark, advance),
+            hooks=_hooks(run, prepared, name, mark, advance, measured),
         )
         if checkpoint is not None:
             voice.say(_("Going on behind {name}.").format(name=checkpoint.path.name))
@@ -148,25 +154,54 @@ def _train(run: Path, config: Config, prepared: Prepared, checkpoint: Checkpoint
         voice.say(_("Best is {name}, evaluation loss {loss:.3f}.").format(name=best.path.name, loss=best.eval_loss))
 
 
+@contextmanager
+def _trackers(
+    run: Path, config: Config, checkpoint: Checkpoint | None, voice: Voice
+) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Where each record of metrics.jsonl goes besides: the log, and whatever tracking.trace names."""
+    from tunesmith.train.trackers import Traced, Trackers
+
+    section, begun = config.tracking, rundir.record(run)["started"]
+    traced = Traced(
+        run / "tracking",
+        section.project,
+        section.experiment or run.name,
+        hashlib.sha256(f"{run} {begun}".encode()).hexdigest()[:16],
+        config.model_dump(mode="json"),
+        checkpoint.step if checkpoint else 0,
+    )
+    trackers = Trackers(section.trace, traced, voice.say)
+
+    def measured(record: dict[str, Any]) -> None:
+        log.get().log(logging.INFO if "eval_loss" in record else logging.DEBUG, "%s", json.dumps(record))
+        trackers.log(record)
+
+    try:
+        yield measured
+    finally:
+        trackers.finish()
+
+
 def _rows(part: Part) -> list[Any]:
     from tunesmith.train.plan import Row
 
     return [Row(e.answers, str(c.origin)) for c, e in zip(part.conversations, part.encoded, strict=True)]
 
 
-def _hooks(run: Path, prepared: Prepared, base: str, mark: str, advance: Any) -> Any:
+def _hooks(run: Path, prepared: Prepared, base: str, mark: str, advance: Any, measured: Any) -> Any:
     from tunesmith.model.weights import write_origin
     from tunesmith.train.plan import Hooks
 
     folder = prepared.encoder.tokenizer.folder
+    told = {name: value for name, value in rundir.record(run)["template"].items() if name != "text"}
     shown: dict[str, str] = {}  # an evaluation's figure stays beside the bar until the next
 
     def write_extra(checkpoint: Path) -> None:
         for file in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json"):
             if (folder / file).is_file() and not (checkpoint / file).exists():
                 shutil.copyfile(folder / file, checkpoint / file)
-        (checkpoint / "chat_template.jinja").write_text(prepared.encoder.template.text, encoding="utf-8")
-        write_origin(checkpoint, base, mark)
+        (checkpoint / rundir.TEMPLATE).write_text(prepared.encoder.template.text, encoding="utf-8")
+        write_origin(checkpoint, base, mark, told)
 
     def progress(event: dict[str, Any]) -> None:
         figures = [
@@ -177,6 +212,9 @@ def _hooks(run: Path, prepared: Prepared, base: str, mark: str, advance: Any) ->
         shown.update((title, form.format(event[key])) for title, key, form in figures if key in event)
         text = "  ".join(f"{title} {value}" for title, value in shown.items())
         advance(event["step"], event["total"], text)
+        record = {key: value for key, value in event.items() if key != "total"}
+        if len(record) > 1:
+            measured(record)
 
     return Hooks(progress=progress, saved=lambda checkpoint: _draw_loss(run), write_extra=write_extra)
 

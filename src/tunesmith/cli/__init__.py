@@ -3,26 +3,33 @@ until a command needs them."""
 
 from __future__ import annotations
 
+import os
 import sys
+from io import TextIOWrapper
 from typing import Any
 
+from tunesmith.cli.flags import answers, without_rank
 from tunesmith.errors import TunesmithError
 from tunesmith.i18n import _
 from tunesmith.log import escape
 
-DEBUG = "--debug"
+DEBUG, NO_COLOR = "--debug", "--no-color"  # at any place of a command line
 STOPPED = 130  # the exit code of what Ctrl-C ended
 NOTHING_TRAINED = ("train", "check")  # commands whose reader wants to hear that after a list of problems
 
 
 def main(words: list[str] | None = None) -> int:
     """Runs a command line and returns its exit code: 0, 2 for what the user can mend, 130 for Ctrl-C, else 1."""
+    _accept_every_character()
     words = list(sys.argv[1:] if words is None else words)
     debug = DEBUG in words
-    words = [word for word in words if word != DEBUG]
+    if NO_COLOR in words:
+        os.environ["NO_COLOR"] = "1"  # rich looks there
+    words = without_rank([word for word in words if word not in (DEBUG, NO_COLOR)])
     from typer import Abort
 
-    from tunesmith.cli.commands import app
+    from tunesmith.cli import commands, data, trying  # noqa: F401 -- their commands register themselves
+    from tunesmith.cli.app import app
 
     try:
         code = app(args=words, prog_name="tunesmith", standalone_mode=False) or 0
@@ -35,6 +42,13 @@ def main(words: list[str] | None = None) -> int:
     if code == STOPPED:
         _say(_("Stopped."))
     return code
+
+
+def _accept_every_character() -> None:
+    """A character that the console's encoding lacks, such as an emoji in GBK, is a question mark and not a crash."""
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def _refuse(error: Exception, words: list[str]) -> int:
@@ -66,30 +80,14 @@ def _list(error: TunesmithError, words: list[str]) -> int:
 
 def _misused(error: Any, words: list[str]) -> str:
     """What is wrong with a command line. Settings that were written as options are shown as what they are."""
-    name = getattr(error, "option_name", "")
-    if name:
-        from tunesmith.config.names import suggest
-        from tunesmith.config.settings import settings
-
-        near = suggest(name.lstrip("-"))
-        if near in settings():
-            text = _("{option} is not an option. Settings are written without dashes, such as {setting}={value}")
-            return text.format(option=name, setting=near, value=_value_of(name, words))
+    if getattr(error, "option_name", "") and (said := answers(words, error)):
+        return "\n".join(said)
     context = getattr(error, "ctx", None)
     command = context.command_path if context else "tunesmith"
     message = error.format_message()
     return (
         message + (" " if message.endswith((".", "?")) else ". ") + _("See {command} --help.").format(command=command)
     )
-
-
-def _value_of(option: str, words: list[str]) -> str:
-    for i, word in enumerate(words):
-        if word.startswith(f"{option}="):
-            return word.partition("=")[2]
-        if word == option and words[i + 1 : i + 2]:
-            return words[i + 1]
-    return "..."
 
 
 def _say(text: str) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 
 from typer.main import get_command
 
-from tunesmith.cli.commands import app
+from tunesmith.cli import commands, data, trying  # noqa: F401 -- their commands register themselves
+from tunesmith.cli.app import app
 from tunesmith.i18n import _
 
 WIDTH = 100  # columns of a help text, whatever the terminal of whoever writes the page

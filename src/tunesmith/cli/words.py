@@ -6,7 +6,6 @@ Knows how words are told apart; what a setting means, and what a RUN holds, is a
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,12 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tunesmith import rundir
-from tunesmith.cli.terminal import Terminal
-from tunesmith.errors import ConfigError, Problem, RunError
+from tunesmith.cli.app import terminal
+from tunesmith.errors import ConfigError
 from tunesmith.i18n import _
 
 if TYPE_CHECKING:
-    from tunesmith.actions.after import Opened
     from tunesmith.config.load import Loaded
 
 SETTING = re.compile(r"[A-Za-z_][\w.]*=")
@@ -73,44 +71,6 @@ def settings(words: Sequence[str] | None, config: Path | None = None, **values: 
     given |= {name.replace("__", "."): value for name, value in values.items()}
     if runs and not given.get("training.output_dir"):
         given["training.output_dir"] = runs[0]
-    return load(yamls[0] if yamls else None, overrides, given)
-
-
-def open_run(
-    run: str | None,
-    words: Sequence[str] | None,
-    terminal: Terminal,
-    *,
-    checkpoint: str = "best",
-    base: bool = False,
-    model: str | None = None,
-    tokenizer: str | None = None,
-) -> Opened:
-    from tunesmith.actions.after import open_run as action
-
-    words = list(words or [])
-    if run is not None and SETTING.match(run):
-        words, run = [run, *words], None
-    odd = [word for word in words if not SETTING.match(word)]
-    if odd:
-        text = _("is not a setting. Settings are written key=value, such as generation.max_new_tokens=64.")
-        raise ConfigError([Problem(word, text) for word in odd])
-    given: dict[str, Any] = {"checkpoint": checkpoint, "base": base, "model": model, "tokenizer": tokenizer}
-    return action(run or _choose_run(terminal), terminal, overrides=words, **given)
-
-
-def _choose_run(terminal: Terminal) -> str:
-    """The only run there is, or the one that the user picks."""
-    found = rundir.runs(Path())
-    if not found:
-        raise RunError(_("There is no run here. Name one, or train one: tunesmith train DATA --model M"))
-    if len(found) == 1:
-        return str(found[0])
-    for i, path in enumerate(found, start=1):
-        terminal.say(f"{i:3}  {path}")
-    if not sys.stdin.isatty():
-        raise RunError(_("Name one of these runs."))
-    chosen = typer.prompt(_("Which run"), type=int, default=1)
-    if not 1 <= chosen <= len(found):
-        raise RunError(_("There is no run {n}.").format(n=chosen))
-    return str(found[chosen - 1])
+    loaded = load(yamls[0] if yamls else None, overrides, given)
+    terminal.typing_delay = loaded.config.logging.typing_delay
+    return loaded

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from tunesmith.config import nodes
-from tunesmith.config.names import closest, suggest
+from tunesmith.config.names import closest, explain, preset_name, suggest
 from tunesmith.config.settings import forms, sections, settings
 from tunesmith.errors import Problem
 from tunesmith.i18n import _
@@ -40,6 +40,7 @@ class Entry:
     value: Any
     place: str
     source: Source = field(default=Source())
+    elements: tuple[str, ...] = ()  # the places of a list's elements
 
     @property
     def origin(self) -> str:
@@ -74,32 +75,38 @@ class Reader:
             self._group(node, "", source, layer)
         return layer
 
-    def preset(self, entry: Entry) -> Layer:
-        """The layer of the preset that `entry` names: a shipped one, or a YAML file beside the file that names it."""
+    def presets(self, entry: Entry, above: tuple[str, ...] = ()) -> list[Layer]:
+        """The layer of the preset that `entry` names, behind those of the presets on which it stands.
+
+        A shipped one's name, or a YAML file beside the file that names it.
+        """
         name = str(entry.value)
         if name.endswith((".yaml", ".yml")):
             path = (entry.source.folder or Path()) / Path(name).expanduser()
-            layer = self.file(path, Source(escape(str(path)), name, path.parent))
-        elif name in presets():
-            layer = self.file(PRESETS / f"{name}.yaml", Source(f"preset {name}", name))
+            source = Source(escape(str(path)), name, path.parent)
+        elif found := preset_name(name, presets()):
+            path, source = PRESETS / f"{found}.yaml", Source(f"preset {found}", found)
         else:
-            message = _("There is no preset {name}; there are {names}, and YAML files of your own.")
-            message = message.format(name=escape(name), names=", ".join(presets()))
-            self.say(entry.place, message, closest(name, presets()))
-            return {}
-        nested = layer.pop("preset", None)
-        if nested and nested.value is not None:
-            self.say(nested.place, _("A preset can't stand on another preset."))
-        return layer
+            message, near = _("There is no preset {name}.").format(name=escape(name)), closest(name, presets())
+            if not near:
+                message += " " + _("There are {names}, and YAML files of your own.").format(names=", ".join(presets()))
+            self.say(entry.place, message, near)
+            return []
+        if str(path) in above:
+            self.say(entry.place, _("This preset stands on itself: {names}.").format(names=", ".join(above)))
+            return []
+        layer = self.file(path, source)
+        below = layer.pop("preset", None)
+        return [*(self.presets(below, (*above, str(path))) if below and below.value else []), layer]
 
-    def values(self, values: Mapping[str, Any]) -> Layer:
+    def values(self, values: Mapping[str, Any], place: str) -> Layer:
         """Python values by dotted name, as the command line's own options give them. None is not given."""
         layer: Layer = {}
         for name, value in values.items():
             if name not in settings():
-                self._unknown(name, COMMAND_LINE)
+                self._unknown(name, place)
             elif value is not None:
-                layer[name] = Entry(_text(value), COMMAND_LINE)
+                layer[name] = Entry(_text(value), place)
         return layer
 
     def override(self, override: str) -> Layer:
@@ -128,7 +135,9 @@ class Reader:
                 group, _dot, key = name.rpartition(".")
                 self.say(place, _("Write {key} on a line of its own below {group}: .").format(key=key, group=group))
             elif name in settings():
-                layer[name] = Entry(nodes.value(child, settings()[name]), source.place(child), source)
+                elements = child.value if isinstance(child, yaml.SequenceNode) else []
+                value = nodes.value(child, settings()[name])
+                layer[name] = Entry(value, source.place(child), source, tuple(map(source.place, elements)))
             elif name in groups or (near := self._unknown(name, place)) in groups:
                 self._section(child, name if name in groups else near, source, layer)
 
@@ -141,8 +150,11 @@ class Reader:
 
     def _unknown(self, name: str, place: str) -> str:
         """Report a name that is no setting. The name that it probably stands for, or an empty text."""
-        near = suggest(name)
         message = _("{name} is not a setting.").format(name=escape(name))
+        if answer := explain(name):
+            self.say(place, f"{message} {answer}")
+            return ""
+        near = suggest(name)
         group = name.rpartition(".")[0]
         if not near and group in sections():
             names = ", ".join(sections()[group])

@@ -16,7 +16,7 @@ from tunesmith.config.layers import COMMAND_LINE, Entry, Layer, Reader, Source
 from tunesmith.config.names import closest
 from tunesmith.config.nodes import flow
 from tunesmith.config.paths import find
-from tunesmith.config.settings import choices, forms, settings, wanted
+from tunesmith.config.settings import Property, choices, forms, group_of, settings, wanted
 from tunesmith.errors import ConfigError, Problem
 from tunesmith.i18n import _
 from tunesmith.log import escape
@@ -39,8 +39,11 @@ def load(
     overrides: Sequence[str] = (),
     values: Mapping[str, Any] | None = None,
     files: bool = True,
+    place: str = COMMAND_LINE,
 ) -> Loaded:
     """The config of a YAML file, of `values` (dotted name -> value, None: not given) and of `overrides` (`key=value`).
+
+    `place` is where `values` come from, for a person.
 
     A preset is used up: its values are in the config, whose own `preset` is None. A relative path starts at the working
     directory, as in every training script; where nothing lies there but something beside the YAML file, it is that.
@@ -49,12 +52,12 @@ def load(
     reader = Reader()
     layers = [
         reader.file(path, Source(escape(str(path)), folder=path.parent)) if path else {},
-        reader.values(values or {}),
+        reader.values(values or {}, place),
         *map(reader.override, overrides),
     ]
     preset = _merged(layers).get("preset")
     if preset and preset.value is not None:
-        layers.insert(0, reader.preset(preset))
+        layers[:0] = reader.presets(preset)
     merged = _merged(layers)
     merged.pop("preset", None)
     if files:
@@ -90,15 +93,18 @@ def _validated(merged: Layer, reader: Reader) -> Config | None:
         try:
             return Config.model_validate(_tree(sound))
         except ValidationError as error:
-            parts = [list(map(str, e["loc"])) for e in error.errors()]
-            bad = {name for part in parts for name in (".".join(part[:1]), ".".join(part[:2])) if name in sound}
+            bad: dict[str, list[Any]] = {}
+            for found in error.errors():
+                part = list(map(str, found["loc"]))
+                for name in (".".join(part[:1]), ".".join(part[:2])):
+                    if name in sound:
+                        bad.setdefault(name, []).append(found)
             if not bad:
-                messages = [str(e.get("ctx", {}).get("error", e["msg"])) for e in error.errors()]
-                _contradictions(messages, merged, reader)
+                _contradictions([_sentence(found) or found["msg"] for found in error.errors()], merged, reader)
                 return None
-        reader.doubtful |= bad
-        for name in bad:
-            _refuse(name, sound.pop(name), reader)
+        reader.doubtful |= set(bad)
+        for name, errors in bad.items():
+            _refuse(name, sound.pop(name), errors, reader)
 
 
 def _tree(layer: Layer) -> dict[str, Any]:
@@ -109,15 +115,51 @@ def _tree(layer: Layer) -> dict[str, Any]:
     return tree
 
 
-def _refuse(name: str, entry: Entry, reader: Reader) -> None:
-    prop, value = settings()[name], entry.value
+def _refuse(name: str, entry: Entry, errors: list[Any], reader: Reader) -> None:
+    depth = name.count(".") + 1
+    if isinstance(entry.value, list) and group_of(settings()[name]):
+        for error in errors:
+            _refuse_element(name, entry, error, list(error["loc"][depth:]), reader)
+        return
+    said = [sentence for error in errors if (sentence := _sentence(error))]
+    for sentence in said:
+        reader.say(entry.place, f"{name}: {sentence}")
+    if not said:
+        _unfit(name, entry.value, settings()[name], entry.place, reader)
+
+
+def _refuse_element(name: str, entry: Entry, error: Any, inner: list[Any], reader: Reader) -> None:
+    """What is wrong with one group of a list of groups, at that group's own line."""
+    group, (index, *rest) = group_of(settings()[name]), inner
+    element = f"{name}[{index}]"
+    place = entry.elements[index] if index < len(entry.elements) else entry.place
+    if not rest and _sentence(error):
+        reader.say(place, f"{element}: {_sentence(error)}")
+    elif not rest:
+        _unfit(element, entry.value[index], {"type": "object"}, place, reader)
+    elif error["type"] == "missing":
+        reader.say(place, _("{group} has no {name}.").format(group=element, name=rest[0]))
+    elif rest[0] not in group:
+        text = _("{group} has {names}; {name} is none of them.")
+        names = ", ".join(group)
+        reader.say(place, text.format(group=element, names=names, name=escape(rest[0])), closest(rest[0], list(group)))
+    else:
+        _unfit(f"{element}.{rest[0]}", entry.value[index][rest[0]], group[rest[0]], place, reader)
+
+
+def _unfit(name: str, value: Any, prop: Property, place: str, reader: Reader) -> None:
     found = f"'{value}'" if isinstance(value, str) else flow(value)
     if len(found) > 60:
         found = found[:57] + "..."
     message = _("{name} is {found}; expected {wanted}.").format(name=name, found=escape(found), wanted=wanted(prop))
     if isinstance(value, dict | list) and "string" in forms(prop):
         message += " " + _("Text that begins with a bracket needs quotes.")
-    reader.say(entry.place, message, closest(str(value), choices(prop)))
+    reader.say(place, message, closest(str(value), choices(prop)))
+
+
+def _sentence(error: Any) -> str:
+    """What the schema itself says of a value, in our words; empty where it only does not fit its type."""
+    return str(error["ctx"]["error"]) if error["type"] == "value_error" else ""
 
 
 def _contradictions(messages: list[str], merged: Layer, reader: Reader) -> None:

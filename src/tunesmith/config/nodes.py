@@ -145,9 +145,11 @@ def value(node: yaml.Node, prop: Property) -> Any:
         items = kinds.get("array", {}).get("items", {})
         return [value(child, items) for child in node.value]
     if isinstance(node, yaml.MappingNode):
-        values = kinds.get("object", {}).get("additionalProperties", True)
-        inner = values if isinstance(values, dict) else {}
-        return {name.value: value(child, inner) for name, child in node.value if isinstance(name, yaml.ScalarNode)}
+        group = kinds.get("object", {})
+        values = group.get("additionalProperties", True)
+        named, inner = group.get("properties", {}), values if isinstance(values, dict) else {}
+        pairs = [(name.value, child) for name, child in node.value if isinstance(name, yaml.ScalarNode)]
+        return {name: value(child, named.get(name, inner)) for name, child in pairs}
     return _scalar(node.value, getattr(node, "style", None) is None, set(kinds))
 
 

@@ -11,8 +11,11 @@ from tunesmith.config.names import closest
 from tunesmith.i18n import _
 from tunesmith.log import escape
 
-_FILES = ("data.train", "data.validation", "data.test", "template.path")
-_FILES_OR_NAMES = ("model.name_or_path", "model.tokenizer", "template.fallback", "data.format", "evaluation.metrics")
+_FILES = ("data.train", "data.validation", "data.test")
+_FILES_OR_NAMES = (
+    *("model.name_or_path", "model.tokenizer", "template.path", "template.fallback"),
+    *("data.format", "evaluation.metrics"),
+)
 
 
 def find(layer: Layer, reader: Reader) -> None:

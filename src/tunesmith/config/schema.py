@@ -6,10 +6,19 @@ A room is given its own section, never the whole.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 
 from tunesmith.i18n import _
 
@@ -28,22 +37,58 @@ class ModelSection(Section):
         "auto", description="Type of the weights in memory; auto is bfloat16 where the machine can, else float32."
     )
     device: str = Field("auto", description="cpu, cuda, cuda:1, mps; auto takes the GPU if there is one.")
+    device_map: Literal["auto", "balanced", "sequential"] | None = Field(
+        None, description="Spread the layers over all GPUs, as transformers does; by default one device holds them."
+    )
+    load_in_4bit: bool = Field(False, description="Keep the base in 4 bit and train an adapter on it (QLoRA).")
+    load_in_8bit: bool = Field(False, description="Keep the base in 8 bit and train an adapter on it.")
+    bnb_4bit_quant_type: Literal["nf4", "fp4"] = Field("nf4", description="Kind of the 4-bit numbers.")
+    bnb_4bit_use_double_quant: bool = Field(False, description="Pack the scales of the 4-bit numbers too.")
     trust_remote_code: bool = Field(False, description="Run Python code that lies in the model's folder.")
 
 
 class TemplateSection(Section):
-    path: Path | None = Field(None, description="A Jinja chat template of your own, before the tokenizer's.")
-    fallback: str | None = Field(
-        None, description="Shipped template (its file name) or a path, for a tokenizer that has none."
+    path: Path | None = Field(
+        None, description="Chat template instead of the tokenizer's: a Jinja or JSON file, or a shipped one's name."
     )
-    system: str | None = Field(None, description="System prompt for rows that have none.")
+    fallback: str | None = Field(None, description="The same, only for a tokenizer that has none.")
+    system: str | None = Field(
+        None, description="System prompt for rows that have none; '{scene}' stands for the row's column of that name."
+    )
     thinking: Literal["keep", "strip"] | None = Field(
         None, description="Reasoning: train it before the answer (keep) or leave it out (strip)."
+    )
+    enable_thinking: bool | None = Field(
+        None, description="false puts the family's empty reasoning block before every answer, untrained."
     )
     date: str | None = Field(
         None, pattern=r"^\d{4}-\d\d-\d\d$", description="The day that the template calls today; fixed for a run."
     )
-    kwargs: dict[str, Any] = Field({}, description="More variables for the chat template, such as enable_thinking.")
+    kwargs: dict[str, Any] = Field({}, description="More variables for the chat template, such as reasoning_effort.")
+
+
+def _compiled(pattern: str) -> re.Pattern[str]:
+    try:
+        return re.compile(pattern)
+    except (re.error, OverflowError) as error:
+        raise ValueError(_("This is not a regular expression: {why}.").format(why=error)) from error
+
+
+class WeightRule(Section):
+    """Characters of answers that count more or less: a text, or what a regular expression matches."""
+
+    text: Annotated[str, Field(min_length=1)] | None = Field(None, description="The text, as it stands.")
+    pattern: Annotated[str, Field(min_length=1)] | None = Field(None, description="A regular expression.")
+    weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        description="Its weight in the loss: 1 as usual, 0 untrained."
+    )
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> WeightRule:
+        if (self.text is None) == (self.pattern is None):
+            raise ValueError(_("Give either text or pattern."))
+        _compiled(self.pattern or "")
+        return self
 
 
 class DataSection(Section):
@@ -54,11 +99,22 @@ class DataSection(Section):
     validation_ratio: Share = Field(0.0, description="Share of the training rows that is split off as validation.")
     stratify_by: str | None = Field(None, description="Column whose every value must reach the split-off rows.")
     split_by: str | None = Field(None, description="Column whose equal values stay on one side of a split.")
-    format: str | None = Field(None, description="Name of the data's format, or a Python file with detect and parse.")
+    split_pattern: str | None = Field(
+        None, description="Part of split_by's values that groups, in parentheses: '(.*)-(bad|good)' pairs them."
+    )
+    singletons: Literal["test", "train", "error"] = Field(
+        "test", description="Values of stratify_by that can't be divided (one row): test them, train them, or stop."
+    )
+    format: str | None = Field(
+        None, description="Name of the data's format, or your own: a Python file or module with parse(row)."
+    )
     mapping: dict[str, str] = Field({}, description="Columns of your own: {system: ..., user: ..., assistant: ...}.")
     prompt_template: str | None = Field(None, description="Prompt written from a row's fields: 'Task: {task}'.")
     answer_template: str | None = Field(
         None, description="Answer written from a row's fields; read back by evaluation."
+    )
+    weights: list[WeightRule] = Field(
+        [], description="Parts of answers that count more or less: [{text: Judgement, weight: 2}, {pattern: ...}]."
     )
     max_length: Annotated[int, Field(ge=8)] = Field(2048, description="Longest context and answer together, in tokens.")
     overflow: Literal["trim_history", "drop", "error"] = Field(
@@ -70,12 +126,43 @@ class DataSection(Section):
     drop_duplicates: bool = Field(True, description="Train a row that occurs several times only once.")
 
 
+    @field_validator("split_pattern")
+    @classmethod
+    def _has_a_group(cls, given: str | None) -> str | None:
+        if given and not _compiled(given).groups:
+            raise ValueError(_("The pattern needs parentheses around what groups, such as (.*)-(bad|good)."))
+        return given
+
+
+class CleanSection(Section):
+    min_answer: int = Field(1, ge=0, description="data clean: fewest characters of an answer.")
+    max_chars: Positive = Field(50_000, description="data clean: most characters of a row, all messages together.")
+    max_repeat: int = Field(
+        30, ge=0, description="data clean: how often up to 8 characters may stand in a row; 0 is any number."
+    )
+    garbled: bool = Field(True, description="data clean: remove text that was read in the wrong encoding.")
+    duplicates: bool = Field(True, description="data clean: remove rows that repeat an earlier one.")
+    near_duplicates: float = Field(
+        0.9, ge=0, le=1, description="data clean: share of equal pieces from which rows nearly repeat; 0 keeps them."
+    )
+    refusals: bool = Field(True, description="data clean: remove rows whose last answer only refuses to answer.")
+    copies: bool = Field(True, description="data clean: remove rows in which an answer copies the question.")
+
+
 class LoraSection(Section):
     r: Positive = Field(8, description="Rank.")
     lora_alpha: Annotated[float, Field(gt=0)] = Field(16, description="Scale: the update counts lora_alpha / r.")
     lora_dropout: Share = Field(0.0, description="Dropout on the adapter's input.")
     target_modules: str | list[str] = Field("all-linear", description="all-linear, or names such as [q_proj, v_proj].")
     use_rslora: bool = Field(False, description="Scale by lora_alpha / sqrt(r).")
+    use_dora: bool = Field(False, description="Train size and direction of the weights apart (DoRA); slower.")
+    layers_to_transform: list[Annotated[int, Field(ge=0)]] | None = Field(
+        None, description="Layers that get an adapter, counted from 0: [20, 21, 22]; by default all."
+    )
+    modules_to_save: list[str] = Field([], description="Modules trained whole beside the adapter: [lm_head].")
+    trainable_token_indices: list[Annotated[int, Field(ge=0)]] | None = Field(
+        None, description="Ids of tokens whose embeddings are trained too: [49150, 49151]."
+    )
 
     @field_validator("target_modules")
     @classmethod
@@ -116,7 +203,9 @@ class TrainingSection(Section):
 
 
 class EvaluationSection(Section):
-    group_by: str | None = Field(None, description="Column for accuracy by group; by default data.stratify_by.")
+    group_by: str | None = Field(
+        None, description="Column, or field of answer_template, for accuracy by group; by default data.stratify_by."
+    )
     metrics: list[str] | None = Field(None, description="Names of metrics, or Python files; by default by the data.")
     label: str | None = Field(None, description="Field of answer_template that decides; by default its first.")
     limit: Positive | None = Field(None, description="Evaluate only so many rows.")
@@ -129,7 +218,42 @@ class GenerationSection(Section):
     top_p: Annotated[float, Field(gt=0, le=1)] = Field(1.0, description="Draw from the likeliest with this mass.")
     top_k: Annotated[int, Field(ge=0)] = Field(50, description="Draw from so many likeliest tokens; 0 is all.")
     repetition_penalty: Annotated[float, Field(gt=0)] = Field(1.0, description="Above 1 repeats less.")
+    seed: int = Field(42, ge=0, description="Seed of the draws: the same question is answered the same way again.")
     batch_size: Positive = Field(8, description="Prompts at once in batch and eval.")
+
+
+Traced = Literal["tensorboard", "wandb", "swanlab", "trackio", "mlflow"]
+
+
+def _several(given: Any) -> Any:
+    """`a, b` in one text is a list of names; `none` is an empty one."""
+    return [name.strip() for name in given.split(",") if name.strip() != "none"] if isinstance(given, str) else given
+
+
+class TrackingSection(Section):
+    trace: Annotated[
+        list[Traced],
+        BeforeValidator(_several),
+        WithJsonSchema(
+            {
+                "anyOf": [
+                    {"type": "string", "enum": ["none", *get_args(Traced)]},
+                    {"type": "array", "items": {"type": "string", "enum": list(get_args(Traced))}},
+                ]
+            }
+        ),
+    ] = Field([], description="Where the numbers are shown while training runs; metrics.jsonl is always written.")
+    project: str = Field("tunesmith", min_length=1, description="The project there, which gathers runs.")
+    experiment: str | None = Field(None, description="The name of this run there; by default the run folder's.")
+
+
+class LoggingSection(Section):
+    level: Literal["debug", "info", "warning"] = Field(
+        "info", description="What tunesmith.log holds: debug adds every record of the loss, warning only what is amiss."
+    )
+    typing_delay: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.0, description="Seconds between two letters, to type lines out in a terminal; files are not slowed."
+    )
 
 
 class Config(Section):
@@ -138,10 +262,13 @@ class Config(Section):
     model: ModelSection = ModelSection()
     template: TemplateSection = TemplateSection()
     data: DataSection = DataSection()
+    clean: CleanSection = CleanSection()
     lora: LoraSection = LoraSection()
     training: TrainingSection = TrainingSection()
     evaluation: EvaluationSection = EvaluationSection()
     generation: GenerationSection = GenerationSection()
+    tracking: TrackingSection = TrackingSection()
+    logging: LoggingSection = LoggingSection()
 
     @model_validator(mode="after")
     def _contradictions(self) -> Config:
@@ -149,6 +276,7 @@ class Config(Section):
         found = []
         if self.training.bf16 and self.training.fp16:
             found.append(_("training.bf16 and training.fp16 are both on. Choose one."))
+        found += self._model_contradictions()
         if self.data.test and self.data.test_ratio:
             found.append(_("data.test and data.test_ratio are both set. Give a file or a share."))
         if self.data.validation and self.data.validation_ratio:
@@ -157,6 +285,35 @@ class Config(Section):
             found.append(_("data.test_ratio and data.validation_ratio leave nothing to train."))
         if self.data.answer_template and not self.data.prompt_template:
             found.append(_("data.answer_template needs data.prompt_template beside it."))
+        template = self.template
+        if template.enable_thinking is False and template.thinking == "keep":
+            text = _("template.thinking: keep trains reasoning, and template.enable_thinking: false allows none.")
+            found.append(text + " " + _("Choose one."))
+        if template.enable_thinking is not None and "enable_thinking" in template.kwargs:
+            found.append(_("template.enable_thinking is also in template.kwargs. Keep the first."))
+        if self.data.split_pattern and not self.data.split_by:
+            found.append(_("data.split_pattern needs data.split_by beside it."))
         if found:
             raise ValueError("\n".join(found))
         return self
+
+    def _model_contradictions(self) -> list[str]:
+        model, training, found = self.model, self.training, []
+        packed = model.load_in_4bit or model.load_in_8bit
+        if model.load_in_4bit and model.load_in_8bit:
+            found.append(_("model.load_in_4bit and model.load_in_8bit are both on. Choose one."))
+        if packed and self.method == "full":
+            found.append(_("Weights in 4 or 8 bit can't be trained themselves. Choose method: lora."))
+        if (model.bnb_4bit_quant_type != "nf4" or model.bnb_4bit_use_double_quant) and not model.load_in_4bit:
+            found.append(_("model.bnb_4bit_... has no effect without model.load_in_4bit: true."))
+        if model.device_map and model.device != "auto":
+            found.append(_("model.device_map and model.device are both set. Choose one."))
+        if training.bf16 is False and model.dtype == "bfloat16":
+            found.append(_("training.bf16 is off and model.dtype is bfloat16. Leave one out."))
+        if training.bf16 and model.dtype == "float16":
+            found.append(_("training.bf16 is on and model.dtype is float16. Leave one out."))
+        if training.fp16 and model.dtype == "bfloat16":
+            found.append(_("training.fp16 is on and model.dtype is bfloat16. Leave one out."))
+        if self.method == "full" and model.dtype == "float16":
+            found.append(_("float16 weights can't be trained themselves. Leave model.dtype out: training.fp16 is enough."))
+        return found

@@ -24,10 +24,22 @@ def settings() -> dict[str, Property]:
     for name, prop in schema["properties"].items():
         if "$ref" in prop:
             section = schema["$defs"][prop["$ref"].rpartition("/")[2]]
-            table |= {f"{name}.{key}": inner for key, inner in section["properties"].items()}
+            table |= {f"{name}.{key}": _whole(inner, schema) for key, inner in section["properties"].items()}
         else:
             table[name] = prop
     return table
+
+
+def _whole(prop: Property, schema: Property) -> Property:
+    """The property with the group that each element of its list is, where it is such a list."""
+    group = prop.get("items", {}).get("$ref", "").rpartition("/")[2]
+    return prop | {"items": schema["$defs"][group]} if group else prop
+
+
+def group_of(prop: Property) -> dict[str, Property]:
+    """What each element of a list of groups may hold, by name; empty for any other setting."""
+    found: dict[str, Property] = forms(prop).get("array", {}).get("items", {}).get("properties", {})
+    return found
 
 
 def sections() -> dict[str, list[str]]:
@@ -61,8 +73,11 @@ def _form(kind: str, form: Property) -> str:
         noun = _("a whole number") if kind == "integer" else _("a number")
         bounds = _bounds(form)
         return _("{noun}, {bounds}").format(noun=noun, bounds=bounds) if bounds else noun
+    if group_of(form):
+        return _("a list of groups with {names}").format(names=", ".join(group_of(form)))
     if kind == "array":
-        return _("a list of such") if form["items"].get("format") == "path" else _("a list")
+        such = form["items"].get("format") == "path" or "enum" in form["items"]
+        return _("a list of such") if such else _("a list")
     if "pattern" in form:
         example = re.sub(r"\\d(?:\{(\d+)\})?", lambda digits: "0" * int(digits[1] or 1), form["pattern"].strip("^$"))
         return _("text of the form {example}").format(example=example)

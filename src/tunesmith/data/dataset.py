@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.conversation import Conversation, Origin
-from tunesmith.data import formats
+from tunesmith.data import fields, formats, weights
 from tunesmith.data.detect import SYSTEMS, Parse, choose
 from tunesmith.data.formats import with_system
-from tunesmith.data.read import read
+from tunesmith.data.read import Reading, read
 from tunesmith.data.row import EXCERPT, BadRow, Row, RowError
 from tunesmith.errors import DataError
 from tunesmith.i18n import _
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from tunesmith.config.schema import DataSection
 
 TOOLS = ("tools", "functions")
+ALL = "{column}_all"  # beside a column that has several values in a row: all of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,17 @@ class Rejected:
     code: str
     reason: str
     excerpt: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """In JSON's types, as the list of rejected rows has it."""
+        return {
+            "file": self.origin.file,
+            "line": self.origin.line,
+            "row": self.index,
+            "code": self.code,
+            "reason": self.reason,
+            "excerpt": self.excerpt,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +86,17 @@ class Dataset:
         with path.open("w", encoding="utf-8") as out:
             for rejected in self.rejected:
                 # Half characters, which UTF-8 can't hold, may be the reason for which the row is here.
-                out.write(json.dumps(_as_dict(rejected), ensure_ascii=False).encode("utf-8", "replace").decode() + "\n")
+                text = json.dumps(rejected.as_dict(), ensure_ascii=False)
+                out.write(text.encode("utf-8", "replace").decode() + "\n")
 
 
 def load(paths: Path | Sequence[Path], section: DataSection) -> Dataset:
     """Every row of the files. Raises DataError for unreadable files, unknown formats and files without rows."""
-    reading = read(paths)
-    place = str(paths) if isinstance(paths, str | Path) else ", ".join(map(str, paths))
+    return recognise(read(paths), section, str(paths) if isinstance(paths, str | Path) else ", ".join(map(str, paths)))
+
+
+def recognise(reading: Reading, section: DataSection, place: str) -> Dataset:
+    """The same for rows that have been read; row `index` of the data set is `reading.rows[index]`."""
     if not reading.rows:
         raise DataError(_("There are no rows."), place)
     good = [row.value for row in reading.rows if isinstance(row, Row)]
@@ -88,14 +104,21 @@ def load(paths: Path | Sequence[Path], section: DataSection) -> Dataset:
     dataset = Dataset(notices=reading.notices, encodings=reading.encodings, columns=columns, rows=len(reading.rows))
     # Where no row could be read there is nothing to recognise, but still a list of what is wrong.
     dataset.format, parse = choose(good, section, place) if good else ("", formats.get("messages").parse)
-    _sort(reading.rows, parse, dataset, section.drop_duplicates)
+    _sort(reading.rows, parse, dataset, section)
+    dataset.conversations, weighed = weights.apply(section.weights, dataset.conversations)
+    dataset.notices += weighed
     _remark(dataset)
+    _remark_several(dataset, section)
     return dataset
 
 
 def inspect(path: Path | Sequence[Path], section: DataSection) -> dict[str, Any]:
     """What is in the data, in JSON's types. Duplicates count as accepted here, and are given beside."""
-    dataset = load(path, section)
+    return summary(load(path, section))
+
+
+def summary(dataset: Dataset) -> dict[str, Any]:
+    """The same of a data set that is there."""
     conversations = dataset.conversations + [duplicate.conversation for duplicate in dataset.duplicates]
     roles = Counter(message.role for conversation in conversations for message in conversation.messages)
     turns = [len(conversation.messages) for conversation in conversations]
@@ -115,22 +138,11 @@ def inspect(path: Path | Sequence[Path], section: DataSection) -> dict[str, Any]
         "weighted": sum(message.weight is not None for message in answers),
         "encoding": ", ".join(sorted(set(dataset.encodings.values()))),
         "notices": dataset.notices,
-        "rejected_rows": [_as_dict(rejected) for rejected in dataset.rejected[:20]],
+        "rejected_rows": [rejected.as_dict() for rejected in dataset.rejected[:20]],
     }
 
 
-def _as_dict(rejected: Rejected) -> dict[str, Any]:
-    return {
-        "file": rejected.origin.file,
-        "line": rejected.origin.line,
-        "row": rejected.index,
-        "code": rejected.code,
-        "reason": rejected.reason,
-        "excerpt": rejected.excerpt,
-    }
-
-
-def _sort(rows: Sequence[Row | BadRow], parse: Parse, dataset: Dataset, drop_duplicates: bool) -> None:
+def _sort(rows: Sequence[Row | BadRow], parse: Parse, dataset: Dataset, section: DataSection) -> None:
     """Put every row into one of the data set's lists."""
     first: dict[bytes, Origin] = {}
     for index, row in enumerate(rows):
@@ -138,7 +150,7 @@ def _sort(rows: Sequence[Row | BadRow], parse: Parse, dataset: Dataset, drop_dup
             dataset.rejected.append(Rejected(row.origin, index, row.code, row.reason, row.excerpt))
             continue
         try:
-            conversation = _conversation(row, index, parse, dataset.format)
+            conversation = conversation_of(row, index, parse, (section.stratify_by, section.split_by))
         except RowError as error:
             excerpt = json.dumps(row.value, ensure_ascii=False, default=str)[:EXCERPT]
             reason = _("{reason} (format: {format})").format(reason=error.reason, format=dataset.format)
@@ -146,32 +158,35 @@ def _sort(rows: Sequence[Row | BadRow], parse: Parse, dataset: Dataset, drop_dup
             continue
         content = repr((conversation.messages, conversation.tools)).encode()
         seen = first.setdefault(blake2b(content, digest_size=16).digest(), row.origin)
-        if seen is not row.origin and drop_duplicates:
+        if seen is not row.origin and section.drop_duplicates:
             dataset.duplicates.append(Duplicate(conversation, seen))
         else:
             dataset.conversations.append(conversation)
 
 
-def _conversation(row: Row, index: int, parse: Parse, name: str) -> Conversation:
-    try:
-        parsed = parse(row.value)
-        messages, tools, claimed = parsed.messages, tuple(parsed.tools), set(parsed.claimed)
-    except RowError:
-        raise
-    except Exception as error:
-        # A format of the user's own may fail in any way; one of ours may not.
-        if name in formats.names():
-            raise
-        raise RowError("format_failed", f"{type(error).__name__}: {error}") from error
-    conversation = Conversation(
-        tuple(with_system(messages, system_of(row.value, claimed))),
-        tools or tools_of(row.value, claimed),
-        {column: value for column, value in row.value.items() if column not in claimed} | parsed.meta,
-        row.origin,
-        index,
-    )
+def conversation_of(row: Row, index: int, parse: Parse, named: Sequence[str | None] = ()) -> Conversation:
+    """What the row says; the columns `named` are in its `meta`, wherever in the row they stand.
+
+    Raises RowError for a row that can't be read or has nothing to train.
+    """
+    parsed = parse(row.value)
+    claimed = set(parsed.claimed)
+    messages = with_system(parsed.messages, system_of(row.value, claimed))
+    tools = tuple(parsed.tools) or tools_of(row.value, claimed)
+    weight = parsed.weight * weights.of_row(row.value, claimed)
+    meta = {column: value for column, value in row.value.items() if column not in claimed} | parsed.meta
+    for column in filter(None, named):
+        meta |= _named(row.value, column)
+    conversation = Conversation(tuple(messages), tools, meta, row.origin, index, weight)
     _check(conversation)
     return conversation
+
+
+def _named(row: dict[str, Any], column: str) -> dict[str, Any]:
+    """The value that groups the row, and where there are several, all of them beside it."""
+    values = fields.column(row, column)
+    several = {ALL.format(column=column): values} if len(values) > 1 else {}
+    return {column: values[0], **several} if values else {}
 
 
 def system_of(row: dict[str, Any], claimed: set[str]) -> str:
@@ -228,6 +243,9 @@ def _remark(dataset: Dataset) -> None:
     if weighted:
         text = _("Messages that are not answers and carry a weight: {n}. Only answers are trained.")
         dataset.notices.append(text.format(n=weighted))
+    numbers = sum(isinstance(c.meta.get("weight"), int | float) for c in dataset.conversations)
+    if numbers * 2 > len(dataset.conversations):
+        dataset.notices.append(_("A column weight changes no loss; call it loss_weight if it is meant to."))
     opening = sum(
         next((message.role for message in c.messages if message.role != "system"), "") == "assistant"
         for c in dataset.conversations
@@ -238,3 +256,13 @@ def _remark(dataset: Dataset) -> None:
     if dataset.duplicates:
         text = _("Rows that repeat an earlier one and were left out: {n} (data.drop_duplicates).")
         dataset.notices.append(text.format(n=len(dataset.duplicates)))
+
+
+def _remark_several(dataset: Dataset, section: DataSection) -> None:
+    """Say which rows have several values of a column that groups them."""
+    for column in filter(None, dict.fromkeys((section.stratify_by, section.split_by))):
+        beside = ALL.format(column=column)
+        several = sum(isinstance(c.meta.get(beside), list) for c in dataset.conversations)
+        if several:
+            text = _("Rows with several values of {column}: {n}. The first groups a row; all are kept in {beside}.")
+            dataset.notices.append(text.format(column=column, n=several, beside=beside))

@@ -51,7 +51,8 @@ def choose(rows: Sequence[Row], section: DataSection, place: str) -> tuple[str, 
             fields.pieces(template)  # a malformed one is an error before any row
         return "template", partial(fields.parse_templates, prompt_template=prompt, answer_template=answer)
     if section.format:
-        name, found = section.format, formats.get(section.format)
+        name = section.format
+        found: formats.Reader = formats.reader(section.format)
     else:
         name, found = detect(rows, place)
     if section.prompt_template:

@@ -18,12 +18,15 @@ from tunesmith.data.row import RowError
 from tunesmith.errors import DataError
 from tunesmith.i18n import _
 
+_INDEX = re.compile(r"\[\d+\]")
+
 Pieces = tuple[tuple[str, str | None], ...]
 
 
 @lru_cache(maxsize=64)
-def pieces(template: str) -> Pieces:
-    """The template as pairs of literal text and the field after it. `{{` is a brace; raises DataError if malformed.
+def pieces(template: str, setting: str = "data.prompt_template") -> Pieces:
+    """The template as pairs of literal text and the field after it. `{{` is a brace; raises DataError if malformed,
+    under the name of the setting that holds it.
 
     A backslash and an n are a line break where the template has no real one: so it comes from a command line.
     """
@@ -33,10 +36,10 @@ def pieces(template: str) -> Pieces:
         parsed = list(string.Formatter().parse(template))
     except ValueError as error:
         text = _("The template {template!r} is malformed ({why}). Write {{{{ for a brace.")
-        raise DataError(text.format(template=template, why=error), "data.prompt_template") from error
+        raise DataError(text.format(template=template, why=error), setting) from error
     if any(field == "" or spec or conversion for _text, field, spec, conversion in parsed):
         text = _("The template {template!r} may hold only names in braces, such as {{event}} or {{input.event}}.")
-        raise DataError(text.format(template=template), "data.prompt_template")
+        raise DataError(text.format(template=template), setting)
     merged: list[tuple[str, str | None]] = []
     for literal, field, _spec, _conversion in parsed:
         before = merged.pop()[0] if merged and merged[-1][1] is None else ""
@@ -61,6 +64,11 @@ def name_of(path: str) -> str:
     return path.rpartition(".")[2]
 
 
+def short(path: str) -> str:
+    """The name by which a column that was given by its path is written: `subtype` for `instruction[0].subtype`."""
+    return name_of(_INDEX.sub("", path))
+
+
 def find(row: dict[str, Any], field: str) -> tuple[str, str]:
     """Path and text of a field, which is given by path or by a name that occurs once in the row."""
     values = dict(leaves(row))
@@ -78,6 +86,31 @@ def find(row: dict[str, Any], field: str) -> tuple[str, str]:
     if value is None:
         raise RowError("missing_field", _("{field} is empty (null).").format(field=paths[0]))
     return paths[0], str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def column(row: dict[str, Any], name: str) -> list[Any]:
+    """The values of a column: given by its name, by a path, or by the name of a nested field; empty if there is none.
+
+    `subtype` finds `instruction[0].subtype`; where a list holds several, all are returned, in order. RowError where
+    fields in different places have the name.
+    """
+    held = row.get(name)
+    if name in row and not (isinstance(held, list) and held and all(map(_is_plain, held))):
+        return [] if held is None else [held]
+    values = dict(leaves(row))
+    if name in values:
+        return [] if values[name] is None else [values[name]]
+    places = {path: _INDEX.sub("", path) for path in values}
+    found = [path for path, place in places.items() if place == name]
+    found = found or [path for path, place in places.items() if name_of(place) == name]
+    if len({places[path] for path in found}) > 1:
+        reason = _("{field} could be any of {paths}; write one of these.")
+        raise RowError("ambiguous_field", reason.format(field=name, paths=", ".join(found)))
+    return [values[path] for path in found if values[path] is not None]
+
+
+def _is_plain(value: Any) -> bool:
+    return not isinstance(value, dict | list)
 
 
 def fill(template: str, row: dict[str, Any]) -> tuple[str, set[str]]:

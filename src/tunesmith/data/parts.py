@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Sequence
 from typing import Any
 
-from tunesmith.conversation import ToolCall
+from tunesmith.conversation import Span, ToolCall
 from tunesmith.data.row import CONTENT_KEYS, RowError, kind
 from tunesmith.i18n import _
 
@@ -28,9 +29,10 @@ def string(value: Any, place: str) -> str:
     return value
 
 
-def parts(content: list[Any], place: str) -> tuple[str, list[str], list[ToolCall]]:
-    """Text, reasoning and tool calls of content that is a list of parts."""
+def parts(content: list[Any], place: str) -> tuple[str, list[str], list[ToolCall], list[Span]]:
+    """Text, reasoning, tool calls and weighted spans of content that is a list of parts."""
     said = ""
+    spans: list[Span] = []
     reasoning: list[str] = []
     calls: list[ToolCall] = []
     for i, part in enumerate(content):
@@ -45,7 +47,10 @@ def parts(content: list[Any], place: str) -> tuple[str, list[str], list[ToolCall
         sort = str(part.get("type", "text"))
         held = next((part[name] for name in (*CONTENT_KEYS, sort) if name in part), part)
         if sort in ("text", "input_text", "output_text"):
-            said += string(held, at)
+            start, said = len(said), said + string(held, at)
+            factor = weight(part, at)
+            if factor is not None:
+                spans.append(Span(start, len(said), factor))
         elif sort in REASONING_KEYS:
             reasoning.append(string(held, at))
         elif sort in ("tool_call", "tool_calls", "tool_use", "function_call"):
@@ -54,7 +59,7 @@ def parts(content: list[Any], place: str) -> tuple[str, list[str], list[ToolCall
             raise RowError(
                 "content_part", _("{place} is {sort}; only text can be trained.").format(place=at, sort=sort)
             )
-    return said, reasoning, calls
+    return said, reasoning, calls, spans
 
 
 def inline_reasoning(content: str, place: str) -> tuple[str, str]:
@@ -65,6 +70,11 @@ def inline_reasoning(content: str, place: str) -> tuple[str, str]:
     if not block:
         raise RowError("unclosed_think", _("{place} opens <think> and never closes it.").format(place=place))
     return block[1].strip("\n"), content[block.end() :]
+
+
+def without_head(spans: Sequence[Span], cut: int) -> tuple[Span, ...]:
+    """The spans of a text whose first `cut` characters were taken away."""
+    return tuple(Span(max(s.start - cut, 0), s.stop - cut, s.weight) for s in spans if s.stop > cut)
 
 
 def tool_calls(value: Any, place: str) -> list[ToolCall]:
@@ -94,10 +104,11 @@ def _tool_call(call: Any, place: str) -> ToolCall:
     return ToolCall(name, {} if arguments is None else arguments, call_id if isinstance(call_id, str) else None)
 
 
-def weight(item: dict[str, Any], place: str) -> float | None:
-    """The turn's weight in the loss: the product of those given, true and false being 1 and 0."""
+def weight(item: dict[str, Any], place: str = "") -> float | None:
+    """The weight in the loss of a turn, a part or a row: the product of those given, true and false being 1 and 0."""
     given = [(key, item[key]) for key in WEIGHT_KEYS if item.get(key) is not None]
     for key, value in given:
         if not isinstance(value, int | float) or not 0 <= value < math.inf:
-            raise RowError("weight", _("{place}.{key} is not a weight from 0 upwards.").format(place=place, key=key))
+            at = f"{place}.{key}" if place else key
+            raise RowError("weight", _("{place} is not a weight from 0 upwards.").format(place=at))
     return math.prod(float(value) for _key, value in given) if given else None

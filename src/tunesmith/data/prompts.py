@@ -81,7 +81,8 @@ def _prompt(row: Row, index: int, section: DataSection) -> Prompt:
     reference = None if last is None or last.empty else last
     if not any(message.role == "user" and not message.empty for message in messages):
         return Prompt(row.value, None, reference, _at(row.origin, _("There is no question in it.")))
-    return Prompt(row.value, Conversation(tuple(messages), tools, origin=row.origin, index=index), reference)
+    meta = {column: value for column, value in row.value.items() if column not in claimed} | parsed.meta
+    return Prompt(row.value, Conversation(tuple(messages), tools, meta, row.origin, index), reference)
 
 
 def _at(origin: Origin, reason: str) -> str:

@@ -60,6 +60,14 @@ def read(paths: Path | Sequence[Path]) -> Reading:
     return reading
 
 
+def data_in(path: Path) -> list[Path]:
+    """The file itself, or the data files of a folder in the order of their names."""
+    if not path.is_dir():
+        return [path]
+    inside = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
+    return [file for file in inside if file.suffix.lower() in SUFFIXES]
+
+
 def _files(path: Path, notices: list[str]) -> list[Path]:
     expected = ", ".join(SUFFIXES)
     if not path.exists():
@@ -70,9 +78,10 @@ def _files(path: Path, notices: list[str]) -> list[Path]:
                 _("This is not a data file; expected one of {endings}.").format(endings=expected), str(path)
             )
         return [path]
-    inside = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
-    files = [file for file in inside if file.suffix.lower() in SUFFIXES]
-    others = ", ".join(file.name for file in inside if file not in files)
+    files = data_in(path)
+    others = ", ".join(
+        sorted(f.name for f in path.iterdir() if f.is_file() and not f.name.startswith(".") and f not in files)
+    )
     if not files:
         raise DataError(
             _("The folder holds no data file; expected one of {endings}.").format(endings=expected), str(path)

@@ -13,13 +13,14 @@ from typing import Any
 import yaml
 
 from tunesmith.actions import after, check
+from tunesmith.actions.opening import open_run
 from tunesmith.actions.train import train
 from tunesmith.actions.voice import Voice
 from tunesmith.config.load import Loaded, load
 from tunesmith.demo import task
-from tunesmith.demo.base import base_model
 from tunesmith.errors import RunError
 from tunesmith.i18n import _
+from tunesmith.model.packaged import base_model
 
 
 @dataclass(frozen=True)
@@ -57,9 +58,9 @@ def demo(folder: Path, voice: Voice, *, overwrite: bool = False, overrides: tupl
     _step(voice, f"tunesmith train {folder}/run.yaml")
     train(loaded, voice, overwrite=overwrite)
     _step(voice, f"tunesmith eval {run} --base")
-    before, before_folder = after.evaluate(after.open_run(str(run), voice, base=True), voice)
+    before, before_folder = after.evaluate(open_run(str(run), voice, base=True), voice)
     _step(voice, f"tunesmith eval {run}")
-    opened = after.open_run(str(run), voice)
+    opened = open_run(str(run), voice)
     tuned, tuned_folder = after.evaluate(opened, voice)
     comparison = _draw(before, tuned, run)
     _step(voice, f"tunesmith merge {run}")

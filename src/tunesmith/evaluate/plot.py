@@ -37,7 +37,7 @@ def subtype_accuracy(report: Report, path: Path) -> Path:
     title = _("{share} of the answers are right ({correct} of {n} rows)").format(
         share=_percent(report.accuracy), correct=report.totals["correct"], n=report.totals["n"]
     )
-    with _figure(path, 7.5, 1.6 + 0.34 * len(groups), [title, *names]) as (_fig, axes):
+    with figure(path, 7.5, 1.6 + 0.34 * len(groups), [title, *names]) as (_fig, axes):
         for y, (_name, group) in enumerate(groups):
             _bar(axes, y, group, BLUE, 0.62)
         axes.axvline(report.accuracy, color=GREY, lw=0.8, ls=(0, (4, 3)), zorder=0)
@@ -56,7 +56,7 @@ def compare_bars(base: Report, tuned: Report, path: Path, names: tuple[str, str]
         first=first, second=second, a=_percent(base.accuracy), b=_percent(tuned.accuracy)
     )
     labels = [name for name, *_both in pairs]
-    with _figure(path, 7.5, 2.0 + 0.52 * len(pairs), [title, *labels]) as (_fig, axes):
+    with figure(path, 7.5, 2.0 + 0.52 * len(pairs), [title, *labels]) as (_fig, axes):
         for y, (_name, low, high) in enumerate(pairs):
             _bar(axes, y + 0.2, high, BLUE, 0.36)
             _bar(axes, y - 0.2, low, PALE_BLUE, 0.36)
@@ -77,13 +77,15 @@ def loss_curve(metrics: Sequence[dict[str, Any]], path: Path) -> Path:
     if evaluated:
         best = min(evaluated, key=lambda point: point[1])
         title = _("The evaluation loss is lowest at step {step}: {loss:.4g}").format(step=best[0], loss=best[1])
-    with _figure(path, 7.5, 4.2, [title]) as (_fig, axes):
+    with figure(path, 7.5, 4.2, [title]) as (_fig, axes):
         if rate:
             _rate_axis(axes, rate)
         if train:
             steps, losses = zip(*train, strict=True)
-            axes.plot(steps, losses, color=PALE_BLUE, lw=1, label=_("training, each record"))
-            axes.plot(steps, _smooth(losses), color=BLUE, lw=2, label=_("training, smoothed"))
+            few = _smooth(losses) == list(losses)  # then there is nothing to smooth
+            axes.plot(steps, losses, color=BLUE if few else PALE_BLUE, lw=1.5, label=_("training, each record"))
+            if not few:
+                axes.plot(steps, _smooth(losses), color=BLUE, lw=2, label=_("training, smoothed"))
         if evaluated:
             axes.plot(*zip(*evaluated, strict=True), color=ORANGE, lw=1.2, marker="o", ms=4.5, label=_("evaluation"))
             axes.plot(*best, marker="o", ms=11, mfc="none", mec=ORANGE, mew=1.6, ls="", label=_("best"))
@@ -92,7 +94,7 @@ def loss_curve(metrics: Sequence[dict[str, Any]], path: Path) -> Path:
         axes.set_title(title, loc="left", pad=14)
         axes.grid(axis="y", color=LIGHT, lw=0.6)
         if train or evaluated:
-            axes.legend(loc="upper right", frameon=False)
+            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=4, frameon=False)  # never on a curve
     return path
 
 
@@ -148,7 +150,7 @@ def _percent(share: float) -> str:
 
 
 @contextmanager
-def _figure(path: Path, width: float, height: float, texts: Sequence[str]) -> Iterator[tuple[Figure, Axes]]:
+def figure(path: Path, width: float, height: float, texts: Sequence[str]) -> Iterator[tuple[Figure, Axes]]:
     """A figure in the house's style, saved when the block ends."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg

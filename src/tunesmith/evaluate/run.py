@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.conversation import Conversation, Message
+from tunesmith.data.fields import parse_answer, pieces
 from tunesmith.errors import ConfigError, DataError, Problem, RunError, TunesmithError
 from tunesmith.evaluate.metrics import Metric, MetricContext, default, load
 from tunesmith.evaluate.results import RESULTS, Report, totals
@@ -79,6 +80,7 @@ def _check(
     if not conversations:
         raise DataError(_("There are no rows to evaluate."))
     columns = sorted({column for conversation in conversations for column in conversation.meta})
+    columns += [field for _literal, field in pieces(context.answer_template or "") if field and field not in columns]
     if group_by and group_by not in columns:
         message = _("{column} is not a column of the rows. There are: {columns}.")
         raise ConfigError(message.format(column=group_by, columns=", ".join(columns)), place="evaluation.group_by")
@@ -173,10 +175,17 @@ def _row(
         "index": conversation.index,
         "id": conversation.meta.get("id"),
         "origin": str(conversation.origin) if conversation.origin else None,
-        "group": str(conversation.meta.get(group_by, "")) if group_by else None,
+        "group": _group(conversation, group_by, context.answer_template) if group_by else None,
         "prompt": [{"role": message.role, "content": text(message)} for message in prompt],
         "gold": text(last),
         **answer,
         "correct": next(iter(scores.values()))["correct"],
         "scores": scores,
     }
+
+
+def _group(conversation: Conversation, group_by: str, template: str | None) -> str:
+    """The row's value of a column, or else of a field of its expected answer: the kind of sample that it is."""
+    if group_by in conversation.meta or template is None:
+        return str(conversation.meta.get(group_by, ""))
+    return (parse_answer(template, text(conversation.messages[-1])) or {}).get(group_by, "")

@@ -1,19 +1,18 @@
 """Base and adapter made one model folder, and the proof that it computes what the two computed.
 
-Merged in float32, cast once, written beside the goal, read back, compared, and only then given its name. Knows nothing
-of how the run was trained; the base's files are never written to.
+Merged and compared in float64 where that fits into memory, cast once, written beside the goal, read back, compared
+again, and only then given its name. Knows nothing of how the run was trained; the base's files are never written to.
 """
 
 from __future__ import annotations
 
 import json
-import random
 import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,66 +20,19 @@ import torch
 from peft import PeftModel
 from transformers import GenerationConfig, PreTrainedModel
 
-from tunesmith.errors import ModelError, RunError
+from tunesmith.errors import ConfigError, ModelError, RunError
+from tunesmith.export.proof import Certificate, Difference, bound, cut, difference, logits, made_up, precision
 from tunesmith.i18n import _
-from tunesmith.model.load import load_model, load_target, locate, quiet
+from tunesmith.model.folder import TOKENIZER_FILES, locate
+from tunesmith.model.load import load_model, load_target
+from tunesmith.model.quantize import Quantization
+from tunesmith.model.quiet import quiet
 from tunesmith.model.weights import read_config, tensors
 from tunesmith.rundir import RUN, Target, record, write_json
 
 CERTIFICATE = "merge.json"
-TOLERANCE = 1e-4  # largest difference of a logit in float32, for each unit of the largest logit above 1
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "tokenizer.model",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "chat_template.jinja",
-    "chat_template.json",
-)
 
-_ROWS, _LENGTH = 4, 32  # rows of the proof where none are given, and their tokens
 _DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
-
-
-@dataclass(frozen=True, slots=True)
-class Certificate:
-    """How far the merged model's logits are from those of base + adapter in float32, over `positions` places.
-
-    `merged` (largest, mean difference) was measured in float32 before the cast, `saved` on the folder as read back in
-    `dtype`; `agreement` is the share of places whose likeliest token is the same. As a scale: `effect` is the largest
-    difference that the adapter makes to its base, `largest` the largest logit.
-    """
-
-    path: str
-    base: str
-    base_fingerprint: str
-    adapter: str
-    dtype: str
-    positions: int
-    effect: float
-    largest: float
-    merged: tuple[float, float]
-    saved: tuple[float, float]
-    agreement: float
-
-    def describe(self) -> list[str]:
-        """The proof in sentences."""
-        same = _("{path} computes what {base} with {adapter} computes, compared at {n} places.")
-        merged = _("Merged in float32: logits differ by at most {largest:.1e}, {mean:.1e} on average.")
-        saved = _(
-            "Saved in {dtype}: by at most {largest:.1e}, {mean:.1e} on average; {share:.1%} of likeliest tokens agree."
-        )
-        scale = _("For scale: the adapter moves logits by up to {effect:.1e}; the largest is {largest:.1f}.")
-        return [
-            same.format(path=self.path, base=self.base, adapter=self.adapter, n=self.positions),
-            merged.format(largest=self.merged[0], mean=self.merged[1]),
-            saved.format(dtype=self.dtype, largest=self.saved[0], mean=self.saved[1], share=self.agreement),
-            scale.format(effect=self.effect, largest=self.largest),
-        ]
 
 
 def merge(
@@ -91,28 +43,35 @@ def merge(
     dtype: str | None = None,
     rows: Sequence[Sequence[int]] = (),
     stop_ids: Iterable[int] = (),
+    trained_on: Quantization | None = None,
     trust_remote_code: bool = False,
 ) -> Certificate:
     """Write the merged model to `out` (by default RUN/merged) and prove it. Returns the proof, which lies there too.
 
     `dtype` of the files is by default the base's; `rows` are token ids to compare on (made up where none are given);
-    `stop_ids` end an answer, and are added to the model's generation settings. Raises RunError where the goal or the
-    target does not suit, ModelError where the proof fails: then nothing is left behind.
+    `stop_ids` end an answer, and are added to the model's generation settings; `trained_on` is what the base was
+    packed to in training. Raises RunError where the goal or the target does not suit, ModelError where the proof
+    fails: then nothing is left behind.
     """
     out = _goal(target, out, overwrite)
     base = locate(target.base)
     kind = getattr(torch, dtype or _stored_dtype(base))
     _check_room(base, out, kind)
-    model, origin = load_target(target, dtype="float32", device="cpu", trust_remote_code=trust_remote_code)
+    how: dict[str, Any] = {"device": "cpu", "trust_remote_code": trust_remote_code}
+    loaded: Any
+    loaded, origin = load_target(target, dtype="float32", **how)
+    wide = precision(base)
+    model = loaded.to(wide)
     assert isinstance(model, PeftModel)
-    probes = [list(row) for row in rows] or _made_up(model.config.get_text_config().vocab_size)
+    probes = cut(rows) or made_up(model.config.get_text_config().vocab_size)
+    expected = [logits(model, row) for row in probes]
     with model.disable_adapter():
-        plain = _logits(model, probes)
-    expected = _logits(model, probes)
+        effect = difference(model, probes, expected)
+    packed = _packed(target, trained_on, probes, expected, how)
     merged = _merged(model)
-    in_float32 = _difference(_logits(merged, probes), expected)
-    largest = expected.abs().max().item()
-    if not in_float32[0] <= TOLERANCE * max(1.0, largest):  # written so that NaN fails too
+    exact = difference(merged, probes, expected)
+    largest = max(row.abs().max().item() for row in expected)
+    if not exact.largest <= bound(wide, largest):  # written so that NaN fails too
         raise ModelError(
             _(
                 "The merged weights do not compute what base and adapter compute. Nothing was written. An adapter on a"
@@ -121,23 +80,25 @@ def merge(
         )
     with _beside(out) as folder:
         _save(merged.to(kind), folder, base, target, stop_ids)
-        saved = load_model(str(folder), dtype=_name(kind), device="cpu", trust_remote_code=trust_remote_code)
+        saved: Any = load_model(str(folder), dtype=_name(kind), **how)
         _compare_weights(merged, saved)
-        after = _logits(saved, probes)
+        del model, loaded, merged
         certificate = Certificate(
             path=str(out),
             base=target.base,
             base_fingerprint=origin.fingerprint,
             adapter=str(target.adapter),
             dtype=_name(kind),
-            positions=len(expected),
-            effect=_difference(plain, expected)[0],
-            largest=largest,
-            merged=in_float32,
-            saved=_difference(after, expected),
-            agreement=(after.argmax(-1) == expected.argmax(-1)).float().mean().item(),
+            precision=_name(wide),
+            positions=sum(map(len, probes)),
+            effect=effect.largest,
+            scale=largest,
+            merged=exact,
+            saved=difference(saved.to(wide), probes, expected),
+            bits=trained_on.bits if trained_on else None,
+            packed=packed,
         )
-        write_json(folder / CERTIFICATE, {"format": 1, "step": target.step} | asdict(certificate))
+        write_json(folder / CERTIFICATE, {"format": 2, "step": target.step} | asdict(certificate))
     return certificate
 
 
@@ -174,21 +135,21 @@ def _check_room(base: Path, out: Path, kind: torch.dtype) -> None:
         raise RunError(problem.format(free=free / 1e9, need=need / 1e9), str(out.parent))
 
 
-def _made_up(vocabulary: int) -> list[list[int]]:
-    chance = random.Random(0)
-    return [[chance.randrange(vocabulary) for _place in range(_LENGTH)] for _row in range(_ROWS)]
-
-
-@torch.inference_mode()
-def _logits(model: torch.nn.Module, rows: list[list[int]]) -> torch.Tensor:
-    """Logits [places of all rows, vocabulary] in float32."""
-    return torch.cat([model(input_ids=torch.tensor([row])).logits[0].float() for row in rows])
-
-
-def _difference(found: torch.Tensor, expected: torch.Tensor) -> tuple[float, float]:
-    """(largest, mean) absolute difference."""
-    difference = (found - expected).abs()
-    return difference.max().item(), difference.mean().item()
+def _packed(
+    target: Target,
+    trained_on: Quantization | None,
+    rows: list[list[int]],
+    expected: list[torch.Tensor],
+    how: dict[str, Any],
+) -> Difference | None:
+    """Base and adapter as they were in training; None where that was no other base, or can't be computed here."""
+    if trained_on is None:
+        return None
+    try:
+        model, _origin = load_target(target, dtype="float32", quantization=trained_on, **how)
+    except ConfigError:
+        return None
+    return difference(model, rows, expected)
 
 
 def _name(kind: torch.dtype) -> str:
@@ -230,7 +191,7 @@ def _save(model: PreTrainedModel, folder: Path, base: Path, target: Target, stop
 
 def _save_tokenizer(folder: Path, target: Target) -> None:
     """The tokenizer's own files, byte for byte, with the chat template that the run was trained with."""
-    source = _tokenizer_folder(target.tokenizer)
+    source = locate(target.tokenizer, weights=False)
     for name in TOKENIZER_FILES:
         if (source / name).is_file():
             shutil.copyfile(source / name, folder / name)
@@ -241,12 +202,6 @@ def _save_tokenizer(folder: Path, target: Target) -> None:
         path = folder / "tokenizer_config.json"
         settings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         write_json(path, settings | {"chat_template": text})  # older readers look here, newer ones in the file
-
-
-def _tokenizer_folder(name: str) -> Path:
-    """The folder of a tokenizer, which needs no weights beside it."""
-    path = Path(name).expanduser()
-    return path if path.is_dir() else locate(name)
 
 
 def _save_stops(folder: Path, base: Path, stop_ids: Iterable[int]) -> None:

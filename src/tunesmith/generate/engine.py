@@ -58,21 +58,33 @@ def generate(
     *,
     progress: Callable[[int], object] | None = None,
 ) -> Iterator[Generated]:
-    """An answer to each conversation, in their order. `progress` hears after each batch how many rows it held.
+    """An answer to each conversation, in their order. `progress` hears after each answer how many are there.
 
     In float32 a row's tokens do not depend on its batch: padding stands left, is masked, and takes up no position.
     """
+    waiting: dict[int, Generated] = {}
+    following = 0
+    for done, (index, answer) in enumerate(as_done(model, encoder, conversations, section), start=1):
+        waiting[index] = answer
+        if progress is not None:
+            progress(done)
+        while following in waiting:
+            yield waiting.pop(following)
+            following += 1
+
+
+def as_done(
+    model: Model, encoder: Encoder, conversations: Sequence[Conversation], section: GenerationSection
+) -> Iterator[tuple[int, Generated]]:
+    """(index, answer) of each conversation as soon as its batch is done; rows of like length share a batch."""
     window = section.batch_size * _WINDOW
     for start in range(0, len(conversations), window):
         contexts = [encoder.context(conversation) for conversation in conversations[start : start + window]]
         longest_first = sorted(range(len(contexts)), key=lambda i: -len(contexts[i]))
-        answers: dict[int, Generated] = {}
         for first in range(0, len(contexts), section.batch_size):
             rows = longest_first[first : first + section.batch_size]
-            answers |= zip(rows, _batch(model, encoder, [contexts[i] for i in rows], section), strict=True)
-            if progress is not None:
-                progress(len(rows))
-        yield from (answers[i] for i in range(len(contexts)))
+            answers = _batch(model, encoder, [contexts[i] for i in rows], section, section.seed + start + rows[0])
+            yield from zip((start + i for i in rows), answers, strict=True)
 
 
 def stream(
@@ -97,25 +109,26 @@ def stream(
 
 @torch.inference_mode()
 def _batch(
-    model: Model, encoder: Encoder, contexts: list[list[int]], section: GenerationSection
-) -> Iterator[Generated]:
+    model: Model, encoder: Encoder, contexts: list[list[int]], section: GenerationSection, seed: int
+) -> list[Generated]:
     began = time.monotonic()
     width = max(map(len, contexts))
     padded = [[encoder.pad_id] * (width - len(ids)) + ids for ids in contexts]
     mask = [[0] * (width - len(ids)) + [1] * len(ids) for ids in contexts]
-    with _plain(model) as base:
+    with _plain(model) as base, _seeded(seed, base.device, section.do_sample):
         base.generation_config = _settings(section, encoder)  # the model's own would fill in what is not set here
         written: Any = base.generate(
             input_ids=torch.tensor(padded, device=base.device), attention_mask=torch.tensor(mask, device=base.device)
         )
     seconds = (time.monotonic() - began) / len(contexts)
-    return (_generated(encoder, _through_stop(row[width:].tolist(), encoder), seconds) for row in written)
+    return [_generated(encoder, _through_stop(row[width:].tolist(), encoder), seconds) for row in written]
 
 
 def _tokens(model: Model, context: list[int], section: GenerationSection, stop_ids: frozenset[int]) -> Iterator[int]:
     """New tokens, the one that stops included, by a loop over the model's key-value cache."""
     choose: Any = _processors(section)
     with _plain(model) as base:
+        chance = torch.Generator(base.device).manual_seed(section.seed)
         ids = torch.tensor([context], device=base.device)
         # logits of the last place only, where the model can: a long prompt's would fill the memory
         last = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(base.forward).parameters else {}
@@ -125,11 +138,23 @@ def _tokens(model: Model, context: list[int], section: GenerationSection, stop_i
                 output = base(input_ids=new, past_key_values=cache, use_cache=True, **last)
                 cache = output.past_key_values
                 scores = choose(ids, output.logits[:, -1].float())
-                new = scores.softmax(-1).multinomial(1) if section.do_sample else scores.argmax(-1, keepdim=True)
+                if section.do_sample:
+                    new = scores.softmax(-1).multinomial(1, generator=chance)
+                else:
+                    new = scores.argmax(-1, keepdim=True)
                 ids = torch.cat([ids, new], dim=1)
             yield int(new)
             if int(new) in stop_ids:
                 return
+
+
+@contextmanager
+def _seeded(seed: int, device: torch.device, draws: bool) -> Iterator[None]:
+    """Draws of this block start from `seed`; whoever else draws by chance, such as a training, notices nothing."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else [], enabled=draws):
+        if draws:
+            torch.manual_seed(seed)
+        yield
 
 
 @contextmanager

@@ -23,16 +23,21 @@ def add_adapter(model: PreTrainedModel, section: LoraSection, seed: int) -> Peft
     """The model with a trainable adapter in float32; everything else is frozen.
 
     `seed` alone decides the new weights; the caller's random state stays as it is. Raises ModelError where
-    `lora.target_modules` names nothing in this model.
+    `lora.target_modules` or `lora.layers_to_transform` name nothing in this model.
     """
     alpha: Any = section.lora_alpha
+    _check_layers(model, section)
     config = LoraConfig(
         task_type=TaskType.CAUSAL_LM,
         r=section.r,
         lora_alpha=int(alpha) if alpha == int(alpha) else alpha,  # others read the file and expect 16, not 16.0
         lora_dropout=section.lora_dropout,
-        target_modules=section.target_modules,
+        target_modules=_linear_names(model) if _some_layers(section) else section.target_modules,
+        layers_to_transform=section.layers_to_transform,
+        modules_to_save=section.modules_to_save or None,
+        trainable_token_indices=section.trainable_token_indices,
         use_rslora=section.use_rslora,
+        use_dora=section.use_dora,
     )
     with torch.random.fork_rng(), quiet():
         torch.manual_seed(seed)
@@ -44,6 +49,20 @@ def add_adapter(model: PreTrainedModel, section: LoraSection, seed: int) -> Peft
             raise ModelError(text, "lora.target_modules") from error
     assert isinstance(adapted, PeftModel)
     return adapted
+
+
+def _some_layers(section: LoraSection) -> bool:
+    """peft takes layers for modules that are named, and not for all-linear."""
+    return section.layers_to_transform is not None and section.target_modules == "all-linear"
+
+
+def _check_layers(model: PreTrainedModel, section: LoraSection) -> None:
+    layers = model.config.get_text_config().num_hidden_layers
+    beyond = [i for i in section.layers_to_transform or () if i >= layers]
+    if beyond:
+        problem = _("The model has the layers 0 to {last}; there is no {beyond}.")
+        text = problem.format(last=layers - 1, beyond=", ".join(map(str, beyond)))
+        raise ModelError(text, "lora.layers_to_transform")
 
 
 def count_parameters(model: nn.Module) -> tuple[int, int]:

@@ -11,9 +11,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from tunesmith.errors import ModelError
 from tunesmith.i18n import _
-from tunesmith.model.weights import Tensor, read_config, tensors, text_config
+from tunesmith.model.expected import mismatches
+from tunesmith.model.weights import (
+    Tensor,
+    fingerprint,
+    named_base,
+    read_config,
+    read_header,
+    read_origin,
+    tensors,
+    text_config,
+)
+
+SHOWN = 5  # faults of one kind that are named
 
 
 @dataclass(slots=True)
@@ -21,6 +35,7 @@ class Report:
     """`problems` make the model unusable; `notes` are worth knowing. `size` is the weights' bytes on disk."""
 
     path: str
+    family: str = ""
     architecture: str = ""
     parameters: int = 0
     size: int = 0
@@ -29,11 +44,15 @@ class Report:
     notes: list[str] = field(default_factory=list)
 
     def describe(self) -> str:
-        return _("{architecture}, {parameters:,} parameters, {size:.2f} GB on disk, {dtypes}.").format(
+        text = _(
+            "{architecture}, {parameters:,} parameters, {size:.2f} GB on disk, {dtypes}; {need:.1f} GB in bfloat16."
+        )
+        return text.format(
             architecture=self.architecture or _("unknown architecture"),
             parameters=self.parameters,
             size=self.size / 1e9,
             dtypes=", ".join(self.dtypes) or "-",
+            need=2 * self.parameters / 1e9,
         )
 
 
@@ -59,7 +78,8 @@ def check_model(path: str | Path, *, deep: bool = False) -> Report:
 
 def _check_folder(folder: Path, report: Report) -> None:
     if (folder / "adapter_config.json").is_file():
-        raise ModelError(_("is an adapter, not a model: check its base model instead."), str(folder))
+        _check_adapter(folder, report)
+        return
     found: dict[str, Tensor] = {}
     config: dict[str, Any] = {}
     try:
@@ -74,14 +94,66 @@ def _check_folder(folder: Path, report: Report) -> None:
     report.parameters = sum(tensor.numel for tensor in found.values())
     report.size = sum(tensor.end - tensor.start for tensor in found.values())
     report.dtypes = tuple(sorted({tensor.dtype for tensor in found.values()}))
+    if found and config:
+        report.problems += _some(list(mismatches(found, text_config(config))))
+        _check_memory(report)
     _check_tokenizer(folder, _vocabulary(found, config), report)
     _check_endings(folder, config, report)
+
+
+def _some(sentences: list[str]) -> list[str]:
+    """The first few, and how many there are beside them."""
+    more = [_("{n} more of that kind.").format(n=len(sentences) - SHOWN)] if len(sentences) > SHOWN else []
+    return sentences[:SHOWN] + more
+
+
+def _check_memory(report: Report) -> None:
+    """Whether the weights alone, at two bytes each, fit into this machine's memory."""
+    free, need = psutil.virtual_memory().available, 2 * report.parameters
+    if need > free:
+        text = _(
+            "In bfloat16 the weights take {need:.1f} GB, and {free:.1f} GB of memory are free: a GPU has to hold them,"
+            " or model.load_in_4bit: true, which takes about a quarter."
+        )
+        report.notes.append(text.format(need=need / 1e9, free=free / 1e9))
+
+
+def _check_adapter(folder: Path, report: Report) -> None:
+    """An adapter's own file, and whether each of its matrices has one in the base to be added to."""
+    file = folder / "adapter_model.safetensors"
+    if not file.is_file():
+        raise ModelError(_("is missing; adapters are read from safetensors files only."), str(file))
+    found, origin, named = read_header(file), read_origin(folder), named_base(folder)
+    report.architecture = _("adapter of {base}").format(base=named or "-")
+    report.parameters = sum(tensor.numel for tensor in found.values())
+    report.size = sum(tensor.end - tensor.start for tensor in found.values())
+    report.dtypes = tuple(sorted({tensor.dtype for tensor in found.values()}))
+    base = Path(named or "")
+    if not named or not (base / "config.json").is_file():
+        report.notes.append(_("Its base is not a folder here, so it was not held against it."))
+        return
+    if origin is None:
+        report.notes.append(_("It stores no fingerprint of its base; names and shapes were compared."))
+    elif origin[1] != fingerprint(base):
+        text = _("It was trained on another model (fingerprint {recorded}) than {base} (fingerprint {found}).")
+        report.problems.append(text.format(recorded=origin[1], base=base, found=fingerprint(base)))
+    weights = tensors(base)
+    for name, tensor in found.items():
+        target, kind, half = name.removeprefix("base_model.model.").partition(".lora_")
+        if not kind or half not in ("A.weight", "B.weight"):
+            continue
+        matrix = weights.get(f"{target}.weight")
+        side = 1 if half == "A.weight" else 0
+        if matrix is None or matrix.shape[side] != tensor.shape[side]:
+            report.problems.append(_("{name} fits no weight of the base {base}.").format(name=name, base=base))
+    report.problems = _some(report.problems)
 
 
 def _check_architecture(config: dict[str, Any], report: Report) -> None:
     names = config.get("architectures") or []
     known = _known_architectures()
     report.architecture = ", ".join(names)
+    report.family = str(config.get("model_type") or "")
     if not names:
         report.problems.append(_("config.json names no architecture."))
     elif "auto_map" in config:
@@ -164,7 +236,7 @@ def _check_gguf(file: Path, report: Report) -> None:
         architecture = reader.get_field("general.architecture")
     except (ValueError, IndexError, KeyError) as error:
         raise ModelError(_("is cut short or damaged ({reason}).").format(reason=error), str(file)) from None
-    report.architecture = str(architecture.contents()) if architecture else ""
+    report.architecture = report.family = str(architecture.contents()) if architecture else ""
 
 
 def _compute(path: str, report: Report) -> None:

@@ -16,9 +16,7 @@ from typing import Any
 
 from tunesmith.errors import ModelError, Problem
 from tunesmith.i18n import _
-from tunesmith.rundir import write_json
-
-ORIGIN = "tunesmith.json"  # beside an adapter
+from tunesmith.rundir import ORIGIN, write_json
 
 _HEADER_LIMIT = 100_000_000  # bytes; the format's own limit
 _SAMPLES = 16  # tensors whose bytes enter a fingerprint
@@ -156,9 +154,11 @@ def fingerprint(folder: Path) -> str:
     return state.hexdigest()[:16]
 
 
-def write_origin(adapter: Path, base: str, mark: str) -> None:
-    """Record beside an adapter which base model it belongs to: the base's name and its fingerprint."""
-    write_json(adapter / ORIGIN, {"format": 1, "base": base, "base_fingerprint": mark})
+def write_origin(adapter: Path, base: str, mark: str, template: dict[str, Any] | None = None) -> None:
+    """Record in a checkpoint which base model it belongs to, by name and fingerprint, and how its conversations were
+    written (see rundir.Target.template)."""
+    told = {"format": 1, "base": base, "base_fingerprint": mark}
+    write_json(adapter / ORIGIN, told | ({"template": template} if template else {}))
 
 
 def read_origin(adapter: Path) -> tuple[str, str] | None:
@@ -170,3 +170,12 @@ def read_origin(adapter: Path) -> tuple[str, str] | None:
         return None
     except (OSError, ValueError, KeyError, TypeError):
         raise ModelError(_("is damaged. Take another checkpoint."), str(adapter / ORIGIN)) from None
+
+
+def named_base(adapter: Path) -> str | None:
+    """The base that an adapter's own adapter_config.json names, as whoever trained it called it."""
+    try:
+        found = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+        return found.get("base_model_name_or_path") or None
+    except (OSError, ValueError, AttributeError):
+        raise ModelError(_("is damaged. Take another checkpoint."), str(adapter / "adapter_config.json")) from None

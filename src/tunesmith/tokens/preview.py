@@ -5,16 +5,32 @@ Shows what encode and forest decided and decides nothing itself.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
-from tunesmith.conversation import Conversation
+from tunesmith.conversation import Conversation, Message
+from tunesmith.errors import TemplateError
 from tunesmith.i18n import _
-from tunesmith.tokens.answer import Answer
+from tunesmith.tokens.answer import Answer, Encoded
 from tunesmith.tokens.encode import Encoder
 from tunesmith.tokens.forest import grow
+from tunesmith.tokens.template import clean
+
+PROBE = tuple(Message(role, f"==={role}_message_test===") for role in ("system", "user", "assistant"))
+
+
+def probe(encoder: Encoder) -> str:
+    """What the chat template makes of a system prompt, a question, an answer, and the prompt for the next answer.
+    Without the system prompt where the template has no place for one."""
+    question = Message("user", PROBE[1].content)
+    for messages in ([*PROBE, question], [*PROBE[1:], question]):
+        try:
+            return clean(encoder.template.render(messages, prompt=True))
+        except TemplateError as error:
+            refused = error
+    raise refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,15 +40,72 @@ class Piece:
     text: str
     ids: tuple[int, ...]
     weight: float | None  # None: context
+    control: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One answer: `shared` tokens stand in an earlier turn already and are not shown again."""
+    """One answer: `shared` tokens stand in an earlier turn already and are not shown again; `trimmed` messages were
+    left out of its context."""
 
     turn: int
     shared: int
     pieces: list[Piece]
+    length: int = 0
+    trimmed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """All there is to see of a row: as read, as rendered, its tokens, and what a reader has to know of it."""
+
+    conversation: Conversation
+    rendered: str
+    turns: list[Turn]
+    remarks: list[str]
+
+    @property
+    def weights(self) -> dict[float | None, int]:
+        """How many tokens are trained with each weight, the lightest first; context (None) at the end."""
+        found = Counter({p.weight: 0 for t in self.turns for p in t.pieces})
+        for turn in self.turns:
+            for piece in turn.pieces:
+                found[piece.weight] += len(piece.ids)
+        return dict(sorted(found.items(), key=lambda item: (item[0] is None, item[0] or 0.0)))
+
+
+def preview(
+    encoder: Encoder, conversation: Conversation, encoded: Encoded, max_length: int, window: int | None = None
+) -> Preview:
+    """A row that was encoded with `max_length`, made visible; `window` is what the model was made for."""
+    shown = turns(encoder, encoded.answers)
+    remarks = _remarks(conversation, encoded, max_length)
+    for turn in shown:
+        if window and turn.length > window:
+            text = _("messages[{i}] has {n} tokens with its context; the model was made for {window}.")
+            remarks.append(text.format(i=turn.turn, n=turn.length, window=window))
+    return Preview(conversation, encoder.rendered(conversation), shown, remarks)
+
+
+def _remarks(conversation: Conversation, encoded: Encoded, max_length: int) -> list[str]:
+    """Where a reader might believe something else: weights, answers without training, contexts without their past."""
+    said = []
+    if conversation.weight != 1:
+        said.append(_("The whole row has the weight {weight:g}.").format(weight=conversation.weight))
+    encoded_turns = {answer.turn: answer for answer in encoded.answers}
+    trained = conversation.trained_turns()
+    for i, message in enumerate(conversation.messages):
+        answer = encoded_turns.get(i)
+        if i in trained and answer is None:
+            text = _("messages[{i}] is longer than data.max_length ({n} tokens) with its question: it is left out.")
+            said.append(text.format(i=i, n=max_length))
+        elif answer is not None and answer.trimmed:
+            text = _("messages[{i}]: the oldest {k} messages are left out to fit data.max_length ({n} tokens).")
+            said.append(text.format(i=i, k=answer.trimmed, n=max_length))
+        elif message.role == "assistant" and i not in trained:
+            why = _("its weight is 0") if message.loss_weight == 0 else _("no question stands before it")
+            said.append(_("messages[{i}] is context and not trained: {why}.").format(i=i, why=why))
+    return said
 
 
 def pairs(conversation: Conversation, answers: Sequence[Answer]) -> Iterator[dict[str, Any]]:
@@ -57,7 +130,7 @@ def turns(encoder: Encoder, answers: Sequence[Answer]) -> list[Turn]:
         shared = min(shared, len(answer.context_ids))
         pieces = _pieces(encoder, answer.context_ids[shared:], None)
         pieces += _weighted(encoder, answer)
-        shown.append(Turn(answer.turn, shared, pieces))
+        shown.append(Turn(answer.turn, shared, pieces, len(answer), answer.trimmed))
         before = ids
     return shown
 
@@ -79,55 +152,7 @@ def _pieces(encoder: Encoder, ids: list[int], weight: float | None) -> list[Piec
     for i in range(1, len(ids) + 1):
         text = encoder.tokenizer.decode(ids[start:i], skip_special_tokens=False)
         if "�" not in text or i == len(ids):
-            pieces.append(Piece(text, tuple(ids[start:i]), weight))
+            control = ids[start] in encoder.tokenizer.control_ids
+            pieces.append(Piece(text, tuple(ids[start:i]), weight, control))
             start = i
     return pieces
-
-
-STYLE = """
-body { font: 15px/1.7 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
-.tokens { white-space: pre-wrap; overflow-wrap: anywhere; font-family: ui-monospace, monospace; font-size: 13px }
-.tokens span { border-radius: 3px; box-shadow: inset 0 0 0 1px #0001 }
-.context { color: #777 } .shared { color: #aaa; font-style: italic }
-pre { white-space: pre-wrap; background: #f6f6f4; padding: .8rem; border-radius: 6px }
-h2 { margin: 2rem 0 .4rem; font-size: 1.05rem }
-"""
-
-
-def html(conversation: Conversation, rendered: str, shown: Sequence[Turn]) -> str:
-    """One self-contained page: the row as read, as rendered, and its tokens, darker green for more weight."""
-    heaviest = max((p.weight for t in shown for p in t.pieces if p.weight), default=1.0)
-    read = "\n\n".join(_as_read(conversation))
-    body = [f"<h1>{escape(str(conversation.origin or ''))}</h1>"]
-    for title, text in ((_("As read"), read), (_("As rendered"), rendered)):
-        body.append(f"<h2>{escape(title)}</h2><pre>{escape(text)}</pre>")
-    for turn in shown:
-        body.append(f"<h2>messages[{turn.turn}]</h2><div class=tokens>")
-        if turn.shared:
-            same = _("{n} tokens as above").format(n=turn.shared)
-            body.append(f"<span class=shared>… {escape(same)} …</span>\n")
-        body += [_span(piece, heaviest) for piece in turn.pieces]
-        body.append("</div>")
-    legend = _("Green is trained, with the weight that is shown when the pointer rests on it; grey is context.")
-    return (
-        "<!doctype html><meta charset=utf-8><meta name=viewport content='width=device-width'>"
-        f"<title>tunesmith preview</title><style>{STYLE}</style>{''.join(body)}<p>{escape(legend)}</p>\n"
-    )
-
-
-def _span(piece: Piece, heaviest: float) -> str:
-    title = " ".join(map(str, piece.ids))
-    if piece.weight is None:
-        return f'<span class=context title="{title}">{escape(piece.text)}</span>'
-    depth = 0.15 + 0.5 * piece.weight / heaviest if heaviest else 0.0
-    return (
-        f'<span style="background: rgb(30 150 80 / {depth:.2f})" title="{title} × {piece.weight:g}">'
-        f"{escape(piece.text)}</span>"
-    )
-
-
-def _as_read(conversation: Conversation) -> Iterator[str]:
-    for message in conversation.messages:
-        reasoning = f"\n<think> {message.reasoning}" if message.reasoning else ""
-        calls = "".join(f"\n→ {call.name}({call.arguments})" for call in message.tool_calls)
-        yield f"[{message.role}]{reasoning}\n{message.content}{calls}"

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import product
 from typing import Any
 
 from jinja2 import TemplateError as JinjaError
@@ -21,17 +22,18 @@ from tunesmith.errors import TemplateError
 from tunesmith.i18n import _
 from tunesmith.tokens.jinja import compiled, tojson
 
-OPEN, CLOSE, BREAK = "\ufdd0", "\ufdd1", "\ufdd2"
-MARKS = re.compile(f"[{OPEN}{CLOSE}{BREAK}]")
+OPEN, CLOSE, BREAK, ANCHOR = "\ufdd0", "\ufdd1", "\ufdd2", "\ufdd3"
+MARKS = re.compile(f"[{OPEN}{CLOSE}{BREAK}{ANCHOR}]")
 REASONING_KEYS = ("reasoning_content", "thinking", "reasoning")
 PROBE, PROBE_ID = "probe", "call00000"  # Mistral's template refuses ids of another length
+PROBE_TOOL = {"type": "function", "function": {"name": "tool", "description": "text", "parameters": {}}}
 
 
 class Marked(str):
     """Text with marks, which stay what they are where a template writes a value as Python does (`{{ tools }}`)."""
 
     def __repr__(self) -> str:
-        written = r"\\(\\|ufdd[012])"  # an escaped backslash is a user's own
+        written = r"\\(\\|ufdd[0123])"  # an escaped backslash is a user's own
         return re.sub(written, lambda m: m[0] if m[1] == "\\" else chr(int(m[1][1:], 16)), super().__repr__())
 
 
@@ -46,6 +48,11 @@ def _enclosed(text: str) -> str:
         return text
     start = text.index(core)
     return Marked(f"{text[:start]}{OPEN}{core}{CLOSE}{text[start + len(core) :]}")
+
+
+def _anchored(text: str) -> str:
+    """The same with ANCHOR as its last character; empty text has no place for one."""
+    return Marked(_enclosed(text).replace(CLOSE, ANCHOR + CLOSE))
 
 
 @dataclass(frozen=True)
@@ -70,14 +77,28 @@ class ChatTemplate:
                 _("The chat template is not valid: {why}.").format(why=error), place=self.source
             ) from None
 
-    def render(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] = (), *, prompt: bool) -> str:
+    def render(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[dict[str, Any]] = (),
+        *,
+        prompt: bool,
+        anchored: int | None = None,
+    ) -> str:
         """Text with marks around content; without, where a template looks into content and marks would change what it
-        does. `prompt` adds what stands before an answer. Raises TemplateError, also for messages that would be lost."""
+        does. `prompt` adds what stands before an answer; the content of message `anchored` ends with ANCHOR. Raises
+        TemplateError, also for messages that would be lost."""
         for role in self.lost_roles.intersection(m.role for m in messages if not m.empty):
             raise TemplateError(_("The chat template leaves out messages of the role {role}.").format(role=role))
-        marked = self._render([self._message(m) for m in messages], tools, prompt=prompt)
+        shown = [self._message(m, _anchored if i == anchored else _enclosed) for i, m in enumerate(messages)]
+        marked = self._render(shown, tools, prompt=prompt)
         plain = self._render([self._message(m, lambda text: text) for m in messages], tools, prompt=prompt)
-        return marked if clean(marked) == clean(plain) else plain
+        if clean(marked) != clean(plain):
+            return plain
+        systems = [m.content for m in messages if m.role == "system"]
+        if len(systems) > 1 and not all(_enclosed(content) in marked for content in systems):
+            raise TemplateError(_("The chat template leaves out one of the row's system messages."))
+        return marked
 
     def _render(self, messages: list[dict[str, Any]], tools: Sequence[dict[str, Any]], *, prompt: bool) -> str:
         try:
@@ -121,13 +142,13 @@ class ChatTemplate:
     @cached_property
     def tool_call_style(self) -> tuple[str, bool]:
         """How an answer that only calls a tool is written: its content ("", none, absent), arguments as text."""
-        for as_text in (False, True):
-            for content in ("", "none", "absent"):
+        for tools in ((), (PROBE_TOOL,)):  # a template of its own may be for conversations with tools
+            for as_text, content in product((False, True), ("", "none", "absent")):
                 answer: dict[str, Any] = {"role": "assistant", "content": "" if content == "" else None}
                 if content == "absent":
                     del answer["content"]
                 answer["tool_calls"] = [_call(PROBE, {PROBE: PROBE}, PROBE_ID, as_text, _enclosed)]
-                if clean(self._try([{"role": "user", "content": "question"}, answer])).count(PROBE) >= 3:
+                if clean(self._try([{"role": "user", "content": "question"}, answer], tools)).count(PROBE) >= 3:
                     return content, as_text
         raise TemplateError(_("The chat template has no place for tool calls."), place=self.source)
 
@@ -136,12 +157,13 @@ class ChatTemplate:
         """Roles whose messages the template leaves out without a word."""
         user, tool = {"role": "user", "content": "question"}, {"role": "tool", "content": PROBE, "name": "name"}
         system = self._try([{"role": "system", "content": PROBE}, user])
-        result = self._try([user, {"role": "assistant", "content": "answer"}, tool | {"tool_call_id": PROBE_ID}])
+        called = [user, {"role": "assistant", "content": "answer"}, tool | {"tool_call_id": PROBE_ID}]
+        result = self._try(called) + self._try(called, (PROBE_TOOL,))
         return frozenset(r for r, text in (("system", system), ("tool", result)) if text and PROBE not in text)
 
-    def _try(self, messages: list[dict[str, Any]]) -> str:
+    def _try(self, messages: list[dict[str, Any]], tools: Sequence[dict[str, Any]] = ()) -> str:
         try:
-            return self._render(messages, (), prompt=False)
+            return self._render(messages, tools, prompt=False)
         except TemplateError:
             return ""
 

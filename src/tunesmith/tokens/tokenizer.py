@@ -8,9 +8,11 @@ from __future__ import annotations
 import json
 import re
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+from tokenizers import Encoding
 from tokenizers import Tokenizer as RustTokenizer
 
 from tunesmith.errors import ModelError, TemplateError
@@ -153,16 +155,28 @@ class Tokenizer:
         if key not in self._seen:
             if len(self._seen) > REMEMBERED:
                 self._seen.clear()
-            tokenizer = self._continuation if continuation else self._plain
-            try:
-                ids = tokenizer.encode(text).ids
-            except TypeError:  # halves of surrogate pairs
-                raise TemplateError(_("The text holds a broken character.")) from None
-            if not self.control_ids.isdisjoint(ids):  # a vocabulary whose merges spell a control token
-                first, *rest = self._broken(text)
-                ids = tokenizer.encode(first).ids + [i for part in rest for i in self._continuation.encode(part).ids]
-            self._seen[key] = ids
+            self._seen[key] = [i for _start, part in self._encoded(text, continuation) for i in part.ids]
         return self._seen[key]
+
+    def text_offsets(self, text: str, *, continuation: bool = False) -> list[tuple[int, int]]:
+        """(start, stop) of the characters, not counting UNREACHABLE, that each of the `text_ids` stands for."""
+        text = text.replace(UNREACHABLE, "")
+        parts = self._encoded(text, continuation) if text else []
+        return [(start + a, start + b) for start, part in parts for a, b in part.offsets]
+
+    def _encoded(self, text: str, continuation: bool) -> list[tuple[int, Encoding]]:
+        """The text's parts, each with its start: one, unless the vocabulary's merges spell a control token."""
+        tokenizer = self._continuation if continuation else self._plain
+        try:
+            whole = tokenizer.encode(text)
+        except TypeError:  # halves of surrogate pairs
+            raise TemplateError(_("The text holds a broken character.")) from None
+        if self.control_ids.isdisjoint(whole.ids):
+            return [(0, whole)]
+        parts = self._broken(text)
+        starts = accumulate(map(len, parts), initial=0)
+        encoders = [tokenizer, *[self._continuation] * (len(parts) - 1)]
+        return [(start, each.encode(part)) for start, each, part in zip(starts, encoders, parts, strict=False)]
 
     def _broken(self, text: str) -> list[str]:
         """The text cut inside each control token that is spelled in it, also inside those that overlap."""
@@ -225,12 +239,19 @@ def _read(path: Path, *, optional: bool = False) -> dict[str, Any]:
 
 
 def own_chat_template(folder: Path) -> str | None:
-    """The chat template that lies with a tokenizer; of several named ones, `default`."""
-    path = folder / "chat_template.jinja"
-    if path.exists():
-        return path.read_text(encoding="utf-8")
+    """The chat template that lies with a tokenizer; of several named ones, `default`, and `tool_use` for conversations
+    with tools, both in one text."""
     found = _read(folder / "tokenizer_config.json", optional=True).get("chat_template")
+    named: dict[Any, Any] = {"default": found} if isinstance(found, str) else {}
     if isinstance(found, list):
         named = {t.get("name"): t.get("template") for t in found if isinstance(t, dict)}
-        found = named.get("default")
-    return found if isinstance(found, str) and found.strip() else None
+    files = [
+        ("default", folder / "chat_template.jinja"),
+        ("tool_use", folder / "additional_chat_templates/tool_use.jinja"),
+    ]
+    named |= {name: path.read_text(encoding="utf-8") for name, path in files if path.is_file()}
+    texts = {name: text for name, text in named.items() if isinstance(text, str) and text.strip()}
+    default, tools = (texts.get(name, "").removesuffix("\n") for name in ("default", "tool_use"))
+    if default and tools:  # as transformers chooses between them
+        return f"{{% if tools %}}{tools}{{% else %}}{default}{{% endif %}}"
+    return texts.get("default")

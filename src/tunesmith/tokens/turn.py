@@ -14,9 +14,10 @@ from typing import Any
 from tunesmith.conversation import Message, ToolCall
 from tunesmith.errors import TemplateError
 from tunesmith.i18n import _
-from tunesmith.tokens.template import CLOSE, OPEN, PROBE_ID, ChatTemplate, clean, spans
+from tunesmith.tokens.template import ANCHOR, CLOSE, OPEN, PROBE_ID, ChatTemplate, clean, spans
 
 THINK, UNTHINK = "<think>\n", "\n</think>\n\n"
+EMPTY = re.compile(r"(?:<think>\s*)?</think>\s*$")  # a generation prompt that has closed the reasoning
 BEGUN = re.compile(r"<think>\n?$")  # a generation prompt that opens the reasoning itself, as QwQ's and DeepSeek-R1's do
 QUESTION, ANSWER = Message("user", "question"), Message("assistant", "answer")
 CALL = Message("assistant", tool_calls=(ToolCall("name", {"key": "value"}, PROBE_ID),))
@@ -28,10 +29,14 @@ def render_turn(
     """(context, answer) with marks, the answer with all that the template adds. TemplateError if anything is lost."""
     context = template.render(history, tools, prompt=True)
     full = template.render([*history, message], tools, prompt=False)
-    turn = len(history)
+    turn, has_place = len(history), template.reasoning_key is not None
     if not full.startswith(context) and (OPEN in full) != (OPEN in context):  # one of them could not bear marks
         context, full = (text.replace(OPEN, "").replace(CLOSE, "") for text in (context, full))
-    answer = _behind(context, full, message, has_place=template.reasoning_key is not None)
+    answer = _behind(context, full, message, has_place=has_place)
+    if answer is None:  # the history changes once it is answered, as in Mistral's; what stands behind it may not
+        before = template.render(history, tools, prompt=True, anchored=turn - 1).partition(ANCHOR)[2]
+        whole = template.render([*history, message], tools, prompt=False, anchored=turn - 1).partition(ANCHOR)[2]
+        answer = _behind(before, whole, message, has_place=has_place) if before else None
     if answer is None:
         said = _(
             "messages[{turn}]: the chat template renders what stands before this answer differently once it is there."
@@ -53,6 +58,9 @@ def _behind(context: str, full: str, message: Message, *, has_place: bool) -> st
     if full.startswith(context):
         answer = full[len(context) :]
         return answer if has_place or not message.reasoning else _with_reasoning(answer, message)
+    closed = EMPTY.search(context)
+    if closed and not message.reasoning and full.startswith(context[: closed.start()]):
+        return full[closed.start() :]
     begun = BEGUN.search(context)
     if begun is None or has_place or not full.startswith(context[: begun.start()]):
         return None
@@ -79,6 +87,13 @@ def _name(tool: dict[str, Any]) -> str:
     return clean(str(inner.get("name", ""))) if isinstance(inner, dict) else ""
 
 
+def _tried(template: ChatTemplate, answer: Message) -> str | None:
+    try:
+        return render_turn(template, [QUESTION], answer)[1]
+    except TemplateError:
+        return None
+
+
 @dataclass(frozen=True, slots=True)
 class Frame:
     """What a template writes around an answer: before its content, and before and behind its reasoning."""
@@ -89,21 +104,28 @@ class Frame:
     before_reasoning: str
     behind_reasoning: str
     tail: str  # white space behind the content, the template's own
+    silent: str  # what stands behind the generation prompt where an answer may not reason: the family's empty block
+    spoken: str  # the part of it with which such an answer begins
 
     @classmethod
     def of(cls, template: ChatTemplate) -> Frame:
-        plain = render_turn(template, [QUESTION], ANSWER)[1]
-        thought = render_turn(template, [QUESTION], replace(ANSWER, reasoning="reason"))[1]
-        marked = [*spans(thought)]
+        context, plain = render_turn(template, [QUESTION], ANSWER)
+        thought, call = _tried(template, replace(ANSWER, reasoning="reason")), _tried(template, CALL)
+        marked = [*spans(thought or "")]
         before, behind = THINK, UNTHINK
-        if len(marked) > 1:
+        if thought and len(marked) > 1:
             before, behind = clean(thought[: marked[0][0]]), clean(thought[marked[0][1] : marked[1][0]])
-        try:
-            call = render_turn(template, [QUESTION], CALL)[1]
-        except TemplateError:
-            call = None
         head, rest = clean(plain[: max(plain.find(OPEN), 0)]), plain.rpartition(CLOSE)[2]
-        return cls(plain, call, head, before, behind, tail=rest[: len(rest) - len(rest.lstrip())])
+        own = template.reasoning_key or BEGUN.search(context) or "enable_thinking" in template.text
+        spoken = head if head.strip() or not own else ""
+        silent = spoken if own else head + THINK + UNTHINK
+        return cls(plain, call, head, before, behind, rest[: len(rest) - len(rest.lstrip())], silent, spoken)
+
+    def silenced(self, context: str, answer: str) -> tuple[str, str]:
+        """The turn with the empty block in its context, where it is not trained."""
+        if not answer.startswith(self.spoken):
+            raise TemplateError(_("This answer can't follow the empty block of template.enable_thinking: false."))
+        return context + self.silent, answer.removeprefix(self.spoken)
 
     def read(self, text: str) -> Message:
         """A generated answer read back: its reasoning apart, the template's own words around it removed."""

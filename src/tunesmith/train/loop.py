@@ -80,7 +80,9 @@ class Loop:
             tokens_then += tokens
             record: dict[str, Any] = {}
             if state.step % self.section.logging_steps == 0 or state.step == total:
-                record |= self._loss_record(rate, norm, tokens_then / max(1e-9, time.monotonic() - started))
+                seconds = time.monotonic() - started
+                record |= self._loss_record(rate, norm, tokens_then / max(1e-9, seconds))
+                record |= {"seconds": round(seconds, 3)} | track.usage(self.accelerator.device)
             if self.plan.evaluates(state.step, total):
                 record |= self._evaluate()
             if record:

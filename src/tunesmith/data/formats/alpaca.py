@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from tunesmith.conversation import Message
-from tunesmith.data.formats import Parsed, single_turn
+from tunesmith.conversation import Conversation, Message
+from tunesmith.data.formats import Parsed, pair_of, single_turn, split_system, thought
 from tunesmith.data.row import RowError, text_of
 from tunesmith.i18n import _
 
@@ -32,7 +32,7 @@ def parse_instruction(row: dict[str, Any], inputs: tuple[str, ...], answer: str)
     parts = [text_of(row, column) for column in ("instruction", *present)]
     prompt = "\n".join(part for part in parts if part.strip())
     messages = [*_history(row.get("history")), *single_turn(prompt, text_of(row, answer), answer)]
-    return Parsed(messages, claimed={"instruction", *inputs, "history", answer})
+    return thought(row, Parsed(messages, claimed={"instruction", *inputs, "history", answer}))
 
 
 def _history(value: Any) -> list[Message]:
@@ -44,3 +44,16 @@ def _history(value: Any) -> list[Message]:
 
 def _is_pair(value: Any) -> bool:
     return isinstance(value, list) and len(value) == 2 and all(isinstance(said, str) for said in value)
+
+
+def write(conversation: Conversation) -> dict[str, Any]:
+    return write_instruction(conversation, ANSWER)
+
+
+def write_instruction(conversation: Conversation, answer: str) -> dict[str, Any]:
+    """The last question and answer under Alpaca's names, earlier ones in `history`; RowError for other turns."""
+    system, messages = split_system(conversation.messages)
+    pairs = [pair_of(messages[i : i + 2]) for i in range(0, len(messages), 2)] or [pair_of(())]
+    *history, (asked, answered) = pairs
+    earlier = {"history": [list(pair) for pair in history]} if history else {}
+    return {**({"system": system} if system else {}), "instruction": asked, "input": "", answer: answered, **earlier}

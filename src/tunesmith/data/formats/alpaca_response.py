@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from tunesmith.conversation import Conversation
 from tunesmith.data.formats import Parsed
-from tunesmith.data.formats.alpaca import is_instruction, parse_instruction
+from tunesmith.data.formats.alpaca import is_instruction, parse_instruction, write_instruction
 
 ANSWER = "response"
 INPUTS = ("input", "context")
@@ -17,3 +18,7 @@ def detect(row: dict[str, Any]) -> bool:
 
 def parse(row: dict[str, Any]) -> Parsed:
     return parse_instruction(row, INPUTS, ANSWER)
+
+
+def write(conversation: Conversation) -> dict[str, Any]:
+    return write_instruction(conversation, ANSWER)

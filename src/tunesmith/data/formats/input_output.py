@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from tunesmith.data.formats import Parsed, only_text, parse_pair
+from tunesmith.conversation import Conversation
+from tunesmith.data.formats import Parsed, only_text, parse_pair, write_pair
 
 PROMPTS = ("input",)
 ANSWERS = ("output", "target")
@@ -16,3 +17,7 @@ def detect(row: dict[str, Any]) -> bool:
 
 def parse(row: dict[str, Any]) -> Parsed:
     return parse_pair(row, PROMPTS, ANSWERS)
+
+
+def write(conversation: Conversation) -> dict[str, Any]:
+    return write_pair(conversation, PROMPTS[0], ANSWERS[0])

@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tunesmith.conversation import Message, ToolCall
+from tunesmith.conversation import Conversation, Message, Span, ToolCall
 from tunesmith.data.formats import Parsed
-from tunesmith.data.parts import REASONING_KEYS, inline_reasoning, parts, string, tool_calls, weight
+from tunesmith.data.parts import REASONING_KEYS, inline_reasoning, parts, string, tool_calls, weight, without_head
 from tunesmith.data.row import CONTENT_KEYS, ROLE_KEYS, RowError, is_message, kind
+from tunesmith.data.turns import written_turns
 from tunesmith.i18n import _
 
 CALL = "call"  # a turn that is nothing but a tool call: an assistant's
@@ -60,7 +61,8 @@ def _turn(item: Any, place: str, words: Mapping[str, str]) -> Message:
         reason = _("{place} is {kind}; expected a message with a role and content.")
         raise RowError("content_type", reason.format(place=place, kind=kind(item)))
     role = _role(item, place, words)
-    content, reasoning, calls = _content(item, place)
+    content, reasoning, calls, spans = _content(item, place)
+    whole = len(content)
     for key in REASONING_KEYS:
         reasoning.append(string(item.get(key) or "", f"{place}.{key}"))
     if role in ("assistant", CALL):
@@ -81,6 +83,7 @@ def _turn(item: Any, place: str, words: Mapping[str, str]) -> Message:
         item.get("name") if isinstance(item.get("name"), str) else None,
         item.get("tool_call_id") if isinstance(item.get("tool_call_id"), str) else None,
         weight(item, place),
+        without_head(spans, whole - len(content)),
     )
 
 
@@ -93,13 +96,17 @@ def _role(item: dict[str, Any], place: str, words: Mapping[str, str]) -> str:
     return words[word.strip().lower()]
 
 
-def _content(item: dict[str, Any], place: str) -> tuple[str, list[str], list[ToolCall]]:
-    """Text, reasoning and tool calls of a turn's content, which is text or a list of parts."""
+def _content(item: dict[str, Any], place: str) -> tuple[str, list[str], list[ToolCall], list[Span]]:
+    """Text, reasoning, tool calls and weighted spans of a turn's content, which is text or a list of parts."""
     key = next((key for key in CONTENT_KEYS if key in item), "content")
     content = item.get(key)
     # Beside tool calls an API sends no content, or null.
     if content is None and any(item.get(other) for other in ("tool_calls", "function_call", *REASONING_KEYS)):
-        return "", [], []
+        return "", [], [], []
     if not isinstance(content, list):
-        return string(content, f"{place}.{key}"), [], []
+        return string(content, f"{place}.{key}"), [], [], []
     return parts(content, f"{place}.{key}")
+
+
+def write(conversation: Conversation) -> dict[str, Any]:
+    return {"messages": written_turns(conversation.messages)}

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from tunesmith.conversation import Conversation
 from tunesmith.data.formats import Parsed
 from tunesmith.data.formats.messages import has_turns, turns
+from tunesmith.data.turns import written_turns
 
 COLUMN = "text"
 
@@ -16,3 +18,7 @@ def detect(row: dict[str, Any]) -> bool:
 
 def parse(row: dict[str, Any]) -> Parsed:
     return Parsed(turns(row.get(COLUMN), COLUMN), claimed={COLUMN})
+
+
+def write(conversation: Conversation) -> dict[str, Any]:
+    return {COLUMN: written_turns(conversation.messages)}

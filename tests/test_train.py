@@ -1,6 +1,7 @@
 """The loop's invariants, on tiny models in memory."""
 
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,8 +14,9 @@ from tunesmith.model.adapter import add_adapter
 from tunesmith.model.attention import NAME, use_forest_attention
 from tunesmith.model.fused import use_fused_layers
 from tunesmith.model.lowrank import use_fast_adapters
+from tunesmith.model.trunk import Trunk
 from tunesmith.tokens.answer import Answer
-from tunesmith.tokens.forest import grow
+from tunesmith.tokens.forest import common_beginning, grow
 from tunesmith.train import launch
 from tunesmith.train.batch import Batch
 from tunesmith.train.loop import Loop
@@ -109,8 +111,46 @@ def test_loss_and_every_gradient_are_those_of_training_one_by_one(family, kind):
         assert (parameter.grad - gradients[name]).abs().max() <= 1e-5 * scale, name
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("fast", [True, False])
+def test_what_all_begin_with_may_be_computed_once_for_several_batches(family, fast):
+    stem = [random.Random(1).randrange(64) for _ in range(20)]
+    found = [replace(a, context_ids=[*stem, *a.context_ids]) for a in answers(12)]
+    model = tiny(family)
+    wanted = one_by_one(model, found)
+    wanted.backward()
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters()}
+    model.zero_grad()
+    use_forest_attention(model)
+    shared = common_beginning(found)
+    assert shared[:20] == stem
+    for trunk in (Trunk(shared), Trunk(shared[:11])):
+        model.zero_grad()
+        trainee = Trainee(model)
+        trainee(Batch.of_trunk(trunk, CPU, fast=fast))
+        total = 0.0
+        for part in (found[:7], found[7:]):
+            loss, _losses = trainee(Batch.of_forest(grow(part), CPU, fast=fast, trunk=trunk))
+            loss.backward()
+            total += loss.item()
+        trunk.backward()
+        assert total == pytest.approx(wanted.item(), rel=1e-5)
+        for name, parameter in model.named_parameters():
+            scale = gradients[name].abs().max()
+            assert (parameter.grad - gradients[name]).abs().max() <= 1e-5 * scale, name
+
+
+def test_what_all_contexts_begin_with():
+    made = [Answer(0, [1, 2, 3, *rest], [9], [1.0]) for rest in ([4], [4, 5], [6], [4, 5, 6])]
+    assert common_beginning(made) == [1, 2, 3]
+    assert common_beginning([*made, Answer(0, [1, 2, 3], [4], [1.0])]) == [1, 2]  # 3 predicts something
+    assert common_beginning(made[:1]) == [1, 2, 3]
+
+
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
-def test_the_adapters_arithmetic_is_pefts(dropout):
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_the_adapters_arithmetic_is_pefts(dropout, fused, checkpointing):
     gradients = []
     for fast in (False, True):
         model = add_adapter(tiny(), LoraSection(r=4, lora_alpha=8, lora_dropout=dropout), seed=1).train()
@@ -120,6 +160,11 @@ def test_the_adapters_arithmetic_is_pefts(dropout):
         use_forest_attention(model.get_base_model())
         if fast:
             assert use_fast_adapters(model) == 28
+            if fused:
+                assert use_fused_layers(model) == 13
+            if checkpointing:
+                model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+                model.enable_input_require_grads()
         torch.manual_seed(5)
         Trainee(model)(Batch.of_forest(grow(answers(8)), CPU))[0].backward()
         gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
@@ -318,11 +363,27 @@ def test_gradient_checkpointing_changes_memory_and_nothing_else(tmp_path):
 def test_a_step_is_cut_by_tokens_and_rows_that_begin_alike_stay_together():
     system, other = list(range(1, 21)), list(range(30, 50))
     made = [Row((Answer(0, [*start, i], [7, 8], [1.0, 1.0]),)) for i in range(6) for start in (system, other)]
-    batches = cut(made, size=12, budget=40)
+    batches = cut(made, size=12, budget=40)[1]
     assert [len(b) for b in batches] == [6, 6]
     assert {tuple(r.answers[0].context_ids[:20]) for r in batches[0]} == {tuple(system)}
-    assert [len(b) for b in cut(made, size=4, budget=10_000)] == [4, 4, 4]
-    assert [len(b) for b in cut(made, size=12, budget=1)] == [1] * 12
+    assert [len(b) for b in cut(made, size=4, budget=10_000)[1]] == [4, 4, 4]
+    assert [len(b) for b in cut(made, size=12, budget=1)[1]] == [1] * 12
+
+
+def test_a_step_in_batches_behind_a_common_beginning_trains_the_same(tmp_path, monkeypatch):
+    stem = [random.Random(1).randrange(64) for _ in range(40)]
+    data = [Row((replace(r.answers[0], context_ids=[*stem, *r.answers[0].context_ids]),), r.place) for r in rows(24)]
+    ends = []
+    for worth, at_once in ((10**9, 10**9), (16, 24)):
+        monkeypatch.setattr("tunesmith.train.plan.WORTH", worth)
+        monkeypatch.setattr("tunesmith.train.loop.AT_ONCE", at_once)
+        shared, batches = cut(data[:8], 8, at_once)
+        assert (len(shared) >= 40, len(batches) > 2) == (worth == 16, worth == 16)
+        made = loop(tmp_path / f"{worth}", settings(per_device_train_batch_size=8, max_steps=6), data=data)
+        made.train()
+        ends.append(trained(made.trainee.model))
+    for name in ends[0]:
+        torch.testing.assert_close(ends[0][name], ends[1][name], rtol=1e-3, atol=1e-4)
 
 
 def test_a_checkpoint_has_the_loss_of_its_own_weights(tmp_path):

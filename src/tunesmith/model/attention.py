@@ -45,9 +45,15 @@ def forest_attention(
         if by_hand:
             return _by_hand(query, key, value, attention_mask, scaling, softcap, s_aux).transpose(1, 2), None
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+    if paths.trunk is not None:
+        if paths.above:
+            key, value = paths.trunk.before(module.layer_idx, key, value)
+        else:
+            paths.trunk.keep(module.layer_idx, key, value)
     if paths.fast and not by_hand and query.device.type == "cpu":
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-        return path_attention(query[0], key[0], value[0], paths.groups(sliding_window), scale)[None], None
+        groups = paths.groups(sliding_window, query.shape[1], key.shape[1])
+        return path_attention(query[0], key[0], value[0], groups, scale)[None], None
     outputs = []
     for block in paths.blocks(sliding_window):
         q = query[:, :, block.start : block.stop]

@@ -6,6 +6,7 @@ link. A module is replaced only where it computes, in a trial, what the written-
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import MethodType
 from typing import Any
 
@@ -16,15 +17,16 @@ from torch.nn.functional import silu
 
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
-        """x [..., h], weight [h]: x / rms(x) in float32, cast, times weight."""
-        wide = x.float()
-        scale = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(epsilon).rsqrt_()
+    def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+        """x [..., h], weight [h] -> (x / rms(x) in float32, cast, times weight; 1 / rms(x) in float32 [..., 1])."""
+        scale = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+        scale.square_().div_(x.shape[-1]).add_(epsilon).rsqrt_()
         ctx.save_for_backward(x, weight, scale)
-        return wide.mul(scale).to(x.dtype).mul_(weight)
+        ctx.mark_non_differentiable(scale)
+        return _normed(x, weight, scale), scale
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, grad: Tensor, _scale: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         x, weight, scale = ctx.saved_tensors
         normed = x.float().mul_(scale)
         wide = grad.float()
@@ -36,11 +38,15 @@ class _RMSNorm(torch.autograd.Function):
         return wide.sub_(normed.mul_(projected)).mul_(scale).to(x.dtype), grad_weight, None
 
 
+def _normed(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
+    return x.float().mul(scale).to(x.dtype).mul_(weight)
+
+
 class _SwiGLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
         ctx.save_for_backward(gate, up)
-        return silu(gate).mul_(up)
+        return _gated(gate, up)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
@@ -51,12 +57,34 @@ class _SwiGLU(torch.autograd.Function):
         return slope.mul_(grad).mul_(up), opened.mul_(grad)
 
 
+def _gated(gate: Tensor, up: Tensor) -> Tensor:
+    return silu(gate).mul_(up)
+
+
 def _norm_forward(norm: Any, x: Tensor) -> Tensor:
-    return _RMSNorm.apply(x, norm.weight, norm.variance_epsilon)
+    y, scale = _RMSNorm.apply(x, norm.weight, norm.variance_epsilon)
+    y.made = (_normed, (x, norm.weight, scale))
+    return y
 
 
 def _mlp_forward(mlp: Any, x: Tensor) -> Tensor:
-    return mlp.down_proj(_SwiGLU.apply(mlp.gate_proj(x), mlp.up_proj(x)))
+    gate, up = mlp.gate_proj(x), mlp.up_proj(x)
+    product = _SwiGLU.apply(gate, up)
+    product.made = (_gated, (gate, up))
+    return mlp.down_proj(product)
+
+
+def how_made(x: Tensor) -> tuple[Callable[..., Tensor], tuple[Tensor, ...]]:
+    """What to keep of x for the backward, and how to make x of it again.
+
+    A norm and a gated product keep their own inputs anyway; whoever needs their result there makes it once more from
+    those, which costs a pass over memory, and keeps nothing.
+    """
+    return getattr(x, "made", (_itself, (x,)))
+
+
+def _itself(x: Tensor) -> Tensor:
+    return x
 
 
 @torch.no_grad()

@@ -16,6 +16,8 @@ from peft.tuners.lora import Linear
 from torch import Tensor, nn
 from torch.nn.functional import dropout, linear
 
+from tunesmith.model.fused import how_made
+
 SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # projections of one input, in call order
 
 
@@ -36,13 +38,16 @@ class _LowRank(torch.autograd.Function):
         inner = linear(noisy.reshape(rows.shape), a)
         for part, low, up in zip(_split(y, b), inner.split([t.shape[1] for t in b], dim=1), b, strict=True):
             part.addmm_(low, up.T)
-        ctx.save_for_backward(noisy, inner, weight, a, *b)
-        ctx.scales, ctx.same = scales, noisy is x
+        ctx.again, sources = how_made(noisy)
+        ctx.save_for_backward(inner, weight, a, *b, *sources)
+        ctx.scales, ctx.same, ctx.shape = scales, noisy is x, x.shape
         return tuple(part.view(*x.shape[:-1], -1) for part in _split(y, b))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        noisy, inner, weight, a, *b = ctx.saved_tensors
+        inner, weight, a, *rest = ctx.saved_tensors
+        b, sources = rest[: len(ctx.scales)], rest[len(ctx.scales) :]
+        noisy = ctx.again(*sources)
         flat = [g.reshape(-1, g.shape[-1]) for g in grads]
         lows = inner.split([t.shape[1] for t in b], dim=1)
         through = torch.cat([g @ up for g, up in zip(flat, b, strict=True)], dim=1)
@@ -51,9 +56,9 @@ class _LowRank(torch.autograd.Function):
         grad_x = grad_noisy = None
         if ctx.needs_input_grad[0]:
             grad_x = (flat[0] if len(flat) == 1 else torch.cat(flat, dim=1)) @ weight
-            grad_x = (grad_x.addmm_(through, a) if ctx.same else grad_x).view(noisy.shape)
+            grad_x = (grad_x.addmm_(through, a) if ctx.same else grad_x).view(ctx.shape)
         if not ctx.same and ctx.needs_input_grad[1]:
-            grad_noisy = (through @ a).view(noisy.shape)
+            grad_noisy = (through @ a).view(ctx.shape)
         pairs = [g for pair in zip(grad_a, grad_b, strict=True) for g in pair]
         return grad_x, grad_noisy, None, None, None, *pairs
 

@@ -5,35 +5,35 @@ Made once for a batch and used by all its layers. Indices and masks alone; nothi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from tunesmith.model.trunk import Trunk
 from tunesmith.tokens.forest import Forest
 
-CALL_COST = 300_000  # query-key pairs whose arithmetic costs what one more group costs
-GROUP_PAIRS = 1_000_000  # query-key pairs of a group at most: bounds the memory of its scores
-
-
-LONGEST_RUN = 64  # queries; a longer run is cut, so that a row of its mask is not mostly unseen
+CALL_COST = 10_000  # query-key pairs whose arithmetic costs what one more group costs
+GROUP_PAIRS = 60_000  # query-key pairs of a group at most: its scores of all heads stay in the processor's cache
+LONGEST_RUN = 96  # queries; a longer run is cut, so that a row of its mask is not mostly unseen
 
 
 @dataclass(frozen=True)
 class Group:
-    """Runs of like size: `queries` [b, w] and `keys` [b, s] are token indices, `mask` [b, 1, w, s] who sees whom.
+    """Runs of like size as rows of (token, head), row = token * heads + head.
 
-    Padding repeats token 0; a padded query sees token 0 alone and is cut away by `real` [b * w] (None: no padding).
+    `queries` [b * kv, g * w]: the g heads that share keys stand below each other. `keys` [b * kv, s]. `bias`
+    [b, 1, w, s] fp32 is 0 where a query sees a key, else -inf. A padded query is a row behind the last token and
+    sees its run's first key; a padded key is the first token's, unseen.
     """
 
     queries: Tensor
     keys: Tensor
-    mask: Tensor
-    real: Tensor | None
+    bias: Tensor
 
 
-def _groups(paths: Sequence[tuple[Tensor, int]], window: int | None) -> list[Group]:
+def _groups(paths: Sequence[tuple[Tensor, int]], make: Callable[[list[tuple[Tensor, int]]], Group]) -> list[Group]:
     """`paths`: for each run the tokens on its path, itself last, and how many of them are its own."""
     order = sorted(range(len(paths)), key=lambda i: (len(paths[i][0]), paths[i][1]))
     made: list[Group] = []
@@ -44,35 +44,18 @@ def _groups(paths: Sequence[tuple[Tensor, int]], window: int | None) -> list[Gro
         padded = (len(taken) + 1) * max(longest, own) * len(path)
         wasteful = padded - useful - own * len(path) > CALL_COST
         if taken and (wasteful or padded > GROUP_PAIRS):
-            made.append(_group(taken, window))
+            made.append(make(taken))
             taken, longest, useful = [], 0, 0
         taken.append((path, own))
         longest, useful = max(longest, own), useful + own * len(path)
     if taken:
-        made.append(_group(taken, window))
+        made.append(make(taken))
     return made
-
-
-def _group(paths: list[tuple[Tensor, int]], window: int | None) -> Group:
-    b, w, s = len(paths), max(own for _path, own in paths), max(len(path) for path, _own in paths)
-    queries, keys = (torch.zeros(b, width, dtype=torch.long) for width in (w, s))
-    depth = torch.full((b, w), -1)
-    for row, (path, own) in enumerate(paths):
-        queries[row, :own] = path[-own:]
-        keys[row, : len(path)] = path
-        depth[row, :own] = torch.arange(len(path) - own, len(path))
-    key = torch.arange(s)
-    mask = key <= depth[:, :, None]
-    if window is not None:
-        mask &= key > depth[:, :, None] - window
-    real = depth >= 0
-    mask[..., 0] |= ~real  # softmax over nothing would be no number
-    return Group(queries, keys, mask[:, None], None if real.all() else real.flatten().nonzero()[:, 0])
 
 
 @dataclass(frozen=True)
 class Block:
-    """Queries [start, stop) against the keys of `ranges`; `mask` [queries, keys] is True where a key is seen.
+    """Queries [start, stop) of the batch against the keys of `ranges`; `mask` [queries, keys] is True where a key is seen.
 
     Without a mask the block is causal in itself and has nothing above it.
     """
@@ -85,39 +68,67 @@ class Block:
 
 @dataclass
 class Paths:
-    """What each token of a forest sees, as blocks; made once and used by all layers (one list for each window)."""
+    """What each token of a forest sees, as blocks; made once and used by all layers (one list for each window).
+
+    With a `trunk` the forest's first tokens are `above`: they were computed before, and ask nothing here.
+    """
 
     forest: Forest
     device: torch.device
     fast: bool = True
+    trunk: Trunk | None = None
+    above: int = 0
     _blocks: dict[int | None, list[Block]] = field(default_factory=dict)
-    _groups: dict[int | None, list[Group]] = field(default_factory=dict)
+    _groups: dict[tuple[int | None, int, int], list[Group]] = field(default_factory=dict)
 
-    def groups(self, window: int | None) -> list[Group]:
-        """The same for attention in few large products."""
-        if window not in self._groups:
+    def groups(self, window: int | None, heads: int, kv: int) -> list[Group]:
+        """The same for attention in few large products, of a layer with so many heads."""
+        kind = (window, heads, kv)
+        if kind not in self._groups:
             paths = []
             for i, run in enumerate(self.forest.runs):
                 above = [torch.arange(a, b) for a, b in self.forest.path_of_run(i)]
-                for start in range(run.start, run.stop, LONGEST_RUN):
+                for start in range(max(run.start, self.above), run.stop, LONGEST_RUN):
                     stop = min(start + LONGEST_RUN, run.stop)
                     paths.append((torch.cat([*above, torch.arange(run.start, stop)]), stop - start))
-            self._groups[window] = _groups(paths, window)
-        return self._groups[window]
+            self._groups[kind] = _groups(paths, lambda taken: self._group(taken, heads, kv, window))
+        return self._groups[kind]
+
+    def _group(self, paths: list[tuple[Tensor, int]], heads: int, kv: int, window: int | None) -> Group:
+        b, w, s = len(paths), max(own for _path, own in paths), max(len(path) for path, _own in paths)
+        queries, keys = torch.full((b, w), len(self.forest) - self.above), torch.zeros(b, s, dtype=torch.long)
+        depth = torch.zeros(b, w, dtype=torch.long)
+        for row, (path, own) in enumerate(paths):
+            queries[row, :own] = path[-own:] - self.above
+            keys[row, : len(path)] = path
+            depth[row, :own] = torch.arange(len(path) - own, len(path))
+        key = torch.arange(s)
+        seen = key <= depth[:, :, None]
+        if window is not None:
+            seen &= key > depth[:, :, None] - window
+        head = torch.arange(heads).view(kv, -1, 1)
+        return Group(
+            queries=(queries[:, None, None] * heads + head).flatten(2).flatten(0, 1),
+            keys=(keys[:, None] * kv + torch.arange(kv)[:, None]).flatten(0, 1),
+            bias=torch.zeros(b, 1, w, s).masked_fill_(~seen[:, None], float("-inf")),
+        )
 
     def blocks(self, window: int | None) -> list[Block]:
         if window not in self._blocks:
-            self._blocks[window] = [self._block(i, window) for i in range(len(self.forest.runs))]
+            here = [i for i, run in enumerate(self.forest.runs) if run.stop > self.above]
+            self._blocks[window] = [self._block(i, window) for i in here]
         return self._blocks[window]
 
     def _block(self, index: int, window: int | None) -> Block:
         run = self.forest.runs[index]
         above = self.forest.path_of_run(index)
         length, before = run.stop - run.start, sum(b - a for a, b in above)
-        if before == 0 and (window is None or length <= window):
-            return Block(run.start, run.stop, ((run.start, run.stop),), None)
+        skipped = max(0, self.above - run.start)
+        start, stop = run.start + skipped - self.above, run.stop - self.above
+        if before == 0 == skipped and (window is None or length <= window):
+            return Block(start, stop, ((run.start, run.stop),), None)
         # depth, not place in the row, is what a causal or sliding window counts
-        query = torch.arange(before, before + length, device=self.device)[:, None]
+        query = torch.arange(before + skipped, before + length, device=self.device)[:, None]
         key = torch.arange(before + length, device=self.device)
         mask = key <= query
         if window is not None:
@@ -126,4 +137,4 @@ class Paths:
             ranges = (*above[:-1], (above[-1][0], run.stop))
         else:
             ranges = (*above, (run.start, run.stop))
-        return Block(run.start, run.stop, ranges, mask)
+        return Block(start, stop, ranges, mask)

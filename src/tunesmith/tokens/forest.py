@@ -118,6 +118,22 @@ def grow(answers: Sequence[Answer]) -> Forest:
     )
 
 
+def one_path(ids: Sequence[int]) -> Forest:
+    """Tokens in a row, with nothing to predict."""
+    nothing = np.empty(0, dtype=np.int64)
+    run = Run(0, len(ids), -1)
+    return Forest(np.asarray(ids), np.arange(len(ids)), [run], nothing, nothing, np.empty(0), [])
+
+
+def common_beginning(answers: Sequence[Answer]) -> list[int]:
+    """The tokens that all contexts begin with, but for a context's last one: something is predicted from that."""
+    contexts = sorted(a.context_ids for a in answers)
+    first, last = contexts[0], contexts[-1]  # what these two share, all in between share
+    shortest = min(map(len, contexts)) - 1
+    shared = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), shortest)
+    return first[: min(shared, shortest)]
+
+
 def _targets(answers: Sequence[Answer], paths: dict[int, Ints]) -> tuple[Ints, Ints, npt.NDArray, list[Ints]]:
     """Triples of all answers, merged by (source, target), and for each answer the places of its own."""
     sources = [paths[i][len(a.context_ids) - 1 :] for i, a in enumerate(answers)]

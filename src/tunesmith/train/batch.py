@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from tunesmith.model.paths import Paths
+from tunesmith.model.trunk import Trunk
 from tunesmith.tokens.answer import Answer
-from tunesmith.tokens.forest import Forest
+from tunesmith.tokens.forest import Forest, one_path
 
 
 @dataclass(frozen=True)
@@ -27,20 +28,30 @@ class Batch:
     attention_mask: Tensor | None = None
 
     @classmethod
-    def of_forest(cls, forest: Forest, device: torch.device, *, fast: bool = True) -> Batch:
-        """`fast` False: attention run by run, the plain reference."""
+    def of_forest(
+        cls, forest: Forest, device: torch.device, *, fast: bool = True, trunk: Trunk | None = None
+    ) -> Batch:
+        """`fast` False: attention run by run, the plain reference. With a `trunk` its tokens are left out here."""
+        above = len(trunk) if trunk else 0
 
         def tensor(array: Any, dtype: torch.dtype = torch.long) -> Tensor:
             return torch.as_tensor(array, dtype=dtype, device=device)
 
         return cls(
-            input_ids=tensor(forest.input_ids)[None],
-            position_ids=tensor(forest.position_ids)[None],
-            source=tensor(forest.source),
+            input_ids=tensor(forest.input_ids[above:])[None],
+            position_ids=tensor(forest.position_ids[above:])[None],
+            source=tensor(forest.source - above),
             target=tensor(forest.target),
             weight=tensor(forest.weight, torch.float32),
-            paths=Paths(forest, device, fast),
+            paths=Paths(forest, device, fast, trunk, above),
         )
+
+    @classmethod
+    def of_trunk(cls, trunk: Trunk, device: torch.device, *, fast: bool = True) -> Batch:
+        """The pass that makes the trunk's keys and values: no targets."""
+        forest = one_path(trunk.ids)
+        batch = cls.of_forest(forest, device, fast=fast)
+        return replace(batch, paths=Paths(forest, device, fast, trunk))
 
     @classmethod
     def of_rows(cls, answers: Sequence[Answer], pad_id: int, device: torch.device) -> Batch:

@@ -19,6 +19,7 @@ from accelerate import Accelerator
 from tunesmith import rundir
 from tunesmith.errors import RunError
 from tunesmith.i18n import _
+from tunesmith.model.trunk import Trunk
 from tunesmith.tokens.forest import grow
 from tunesmith.train import checkpoint as checkpoints
 from tunesmith.train import track
@@ -107,13 +108,18 @@ class Loop:
         if weight == 0:
             return 0.0, 0.0, 0, 0.0
         mine = rows[rank::world]
-        batches = cut(mine, self.section.per_device_train_batch_size, AT_ONCE)
+        shared, batches = cut(mine, self.section.per_device_train_batch_size, AT_ONCE, trunk=self._takes_trunks)
+        trunk = Trunk(shared) if shared else None
+        if trunk:
+            self.model(Batch.of_trunk(trunk, self.accelerator.device, fast=self._fast))
         total = 0.0
         for i, batch in enumerate(batches):
             with self._sync_on(i == len(batches) - 1):
-                loss, _losses = self.model(self._batch(batch))
+                loss, _losses = self.model(self._batch(batch, trunk))
                 self.accelerator.backward(loss * world / weight)
             total += loss.item()
+        if trunk:
+            trunk.backward()
         total = self._over_ranks(total)
         parameters, limit = self.trainee.model.parameters(), self.section.max_grad_norm or math.inf
         norm = float(self.accelerator.clip_grad_norm_(parameters, limit))
@@ -123,12 +129,20 @@ class Loop:
         self.optimizer.zero_grad()
         return total, weight, sum(len(a) for row in rows for a in row.answers), norm
 
-    def _batch(self, rows: Sequence[Row]) -> Batch:
+    def _batch(self, rows: Sequence[Row], trunk: Trunk | None = None) -> Batch:
         answers = [a for row in rows for a in row.answers]
         if self.forest:
-            plain = self.accelerator.mixed_precision != "no"  # autocast knows the library's attention, not ours
-            return Batch.of_forest(grow(answers), self.accelerator.device, fast=not plain)
+            return Batch.of_forest(grow(answers), self.accelerator.device, fast=self._fast, trunk=trunk)
         return Batch.of_rows(answers, self.pad_id, self.accelerator.device)
+
+    @property
+    def _fast(self) -> bool:
+        return self.accelerator.mixed_precision == "no"  # autocast knows the library's attention, not ours
+
+    @property
+    def _takes_trunks(self) -> bool:
+        """Its gradient goes back outside of an engine's backward, and checkpointing would run its first pass twice."""
+        return self.forest and self.accelerator.num_processes == 1 and not self.section.gradient_checkpointing
 
     def _sync_on(self, last: bool) -> Any:
         """Gradients travel between ranks with a step's last batch alone."""

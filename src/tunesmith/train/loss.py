@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 from tunesmith.model.attention import no_dense_mask
 from tunesmith.train.batch import Batch
 
-CHUNK_BYTES = 64 * 2**20  # fp32 logits alive at once
+CHUNK_BYTES = 32 * 2**20  # fp32 logits alive at once
 
 
 class Trainee(nn.Module):

@@ -15,11 +15,13 @@ import numpy as np
 from torch import nn
 
 from tunesmith.tokens.answer import Answer
+from tunesmith.tokens.forest import common_beginning
 
 if TYPE_CHECKING:
     from tunesmith.config.schema import TrainingSection
 
-AT_ONCE = 2048  # distinct tokens: more of them make no product faster, and each keeps its activations
+AT_ONCE = 1024  # distinct tokens: more of them make no product faster, and each keeps its activations
+WORTH = 256  # tokens that a pass of its own for what a step's answers begin with must save
 
 
 @dataclass(frozen=True)
@@ -60,11 +62,21 @@ class Hooks:
     evaluators: Sequence[Callable[[nn.Module, int], dict[str, float]]] = ()
 
 
-def cut(rows: Sequence[Row], size: int, budget: int) -> list[list[Row]]:
+def cut(rows: Sequence[Row], size: int, budget: int, *, trunk: bool = True) -> tuple[list[int], list[list[Row]]]:
     """A step's rows in batches that are computed at once: at most `size` rows, about `budget` distinct tokens.
 
-    Rows that begin alike come together, so that what they share is computed once.
+    Rows that begin alike come together, so that what they share is computed once. What they all begin with comes
+    first, where that saves enough: it is computed once for all batches, and counts in none of them.
     """
+    if trunk:
+        shared = common_beginning([a for row in rows for a in row.answers])
+        batches = _cut(rows, size, budget, shared)
+        if len(shared) * (len(batches) - 1) >= WORTH:
+            return shared, batches
+    return [], _cut(rows, size, budget, [])
+
+
+def _cut(rows: Sequence[Row], size: int, budget: int, shared: list[int]) -> list[list[Row]]:
     batches: list[list[Row]] = []
     tokens = 0
     before: list[int] = []
@@ -72,7 +84,7 @@ def cut(rows: Sequence[Row], size: int, budget: int) -> list[list[Row]]:
         new, last = _new_tokens(row, before)
         if not batches or len(batches[-1]) == size or tokens + new > budget:
             batches.append([])
-            tokens, new = 0, _new_tokens(row, [])[0]
+            tokens, new = 0, _new_tokens(row, shared)[0]
         batches[-1].append(row)
         tokens, before = tokens + new, last
     return batches

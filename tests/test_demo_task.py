@@ -145,9 +145,8 @@ def test_more_rows_than_can_be_told_apart_are_refused():
 
 
 def test_the_generator_needs_the_standard_library_alone():
-    code = (
-        "import sys, tunesmith.demo.task, tunesmith.model.packaged; print(*[m in sys.modules for m in ('torch', 'numpy')])"
-    )
+    modules = "tunesmith.demo.task, tunesmith.model.packaged"
+    code = f"import sys, {modules}; print(*[m in sys.modules for m in ('torch', 'numpy')])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
 

@@ -27,6 +27,7 @@ FOLDER = ROOT / "examples"
 # Each example with the number of commands that its older script took from data to an answer.
 COMMANDS_THEN = {"chatml": 4, "defect-triage": 5, "medical": 2, "persona": 2, "service-dialogue": 3}
 EXAMPLES = tuple(COMMANDS_THEN)
+FULL = "chatml"  # trains all weights: writing them and AdamW's state takes longer than all else
 SHORT = ["training.max_steps=1", "data.max_dropped=1"]
 ONE = ["generation.max_new_tokens=2", "evaluation.limit=2"]
 
@@ -80,10 +81,10 @@ def test_every_command_of_an_example_runs(name, clone, tiny_folder, monkeypatch)
         run(quick(words), monkeypatch)
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
-def test_an_example_starts_and_answers(name, real, monkeypatch):
-    """The real small model: one step, and its loss is a number."""
-    run(quick(blocks(name)[0][0]), monkeypatch)
+@pytest.mark.parametrize("name", [pytest.param(FULL, marks=pytest.mark.long), *sorted({*EXAMPLES} - {FULL})])
+def test_an_example_starts_on_the_real_model(name, real, monkeypatch):
+    """The real small model: one step of two conversations, and its loss is that of a model which knows its language."""
+    run([*quick(blocks(name)[0][0]), "training.per_device_train_batch_size=2"], monkeypatch)
     (folder,) = rundir.runs(real)
     (first, *_more) = [line["loss"] for line in rundir.metrics(folder) if "loss" in line]
     assert 0.5 < first < 8
@@ -92,12 +93,12 @@ def test_an_example_starts_and_answers(name, real, monkeypatch):
 @pytest.mark.long
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_an_example_learns_what_its_readme_says(name, real, monkeypatch):
-    """The whole way, as a user goes it: the training loss falls to less than half."""
+    """The whole way, as a user goes it: the training loss falls by a third at least."""
     for words in blocks(name)[0]:
         run(words, monkeypatch)
     (folder,) = rundir.runs(real)
     losses = [line["loss"] for line in rundir.metrics(folder) if "loss" in line]
-    assert losses[-1] < losses[0] / 2
+    assert losses[-1] < losses[0] * 2 / 3
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -201,7 +202,7 @@ def test_every_shape_is_recognised(file):
 
 def test_raw_rows_become_questions_and_keep_their_subtype():
     config = load(FOLDER / "defect-triage" / "run.yaml").config
-    found = dataset.load(FOLDER / "defect-triage" / "output", config.data)
+    found = dataset.load(FOLDER / "defect-triage" / "dataset" / "output", config.data)
     assert len(found.conversations) == 48
     for conversation in found.conversations:
         asked, answer = conversation.messages

@@ -60,6 +60,9 @@ def of_tensorboard(folder: Path) -> Curves:
 
 
 def of_wandb(folder: Path) -> Curves:
+    import wandb
+
+    wandb.teardown()  # its own process may still be writing the end of the file
     records = []
     for file in folder.glob("wandb/*/*.wandb"):
         for record in wandb_records(file.read_bytes()):

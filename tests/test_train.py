@@ -13,6 +13,7 @@ from tunesmith.errors import ConfigError, RunError
 from tunesmith.model.adapter import add_adapter
 from tunesmith.model.attention import NAME, use_forest_attention
 from tunesmith.model.fused import use_fused_layers
+from tunesmith.model.kernels import use_fast_kernels
 from tunesmith.model.lowrank import use_fast_adapters
 from tunesmith.model.trunk import Trunk
 from tunesmith.tokens.answer import Answer
@@ -368,6 +369,25 @@ def test_a_step_is_cut_by_tokens_and_rows_that_begin_alike_stay_together():
     assert {tuple(r.answers[0].context_ids[:20]) for r in batches[0]} == {tuple(system)}
     assert [len(b) for b in cut(made, size=4, budget=10_000)[1]] == [4, 4, 4]
     assert [len(b) for b in cut(made, size=12, budget=1)[1]] == [1] * 12
+
+
+def test_plain_kernels_train_the_same(tmp_path):
+    ends = []
+    for kernels in ("fast", "plain"):
+        model = add_adapter(tiny(), LoraSection(r=4, lora_alpha=8), seed=1)
+        if kernels == "fast":
+            use_fast_kernels(model)
+        made = Loop(
+            launch.start(settings(), weights=torch.float32, device="cpu"), Trainee(model, fast_head=kernels == "fast"),
+            rows(24), [], settings(kernels=kernels), tmp_path / kernels, forest=True, pad_id=0,
+        )  # fmt: skip
+        use_forest_attention(causal_model(model))
+        (tmp_path / kernels).mkdir()
+        made.train()
+        assert made.fast == (kernels == "fast")
+        ends.append(trained(model))
+    for name in ends[0]:
+        torch.testing.assert_close(ends[0][name], ends[1][name], rtol=1e-3, atol=1e-4)
 
 
 def test_a_step_in_batches_behind_a_common_beginning_trains_the_same(tmp_path, monkeypatch):

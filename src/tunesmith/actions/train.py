@@ -97,9 +97,8 @@ def _train(run: Path, config: Config, prepared: Prepared, checkpoint: Checkpoint
     from tunesmith.model import weights
     from tunesmith.model.adapter import add_adapter, describe_parameters
     from tunesmith.model.folder import locate
-    from tunesmith.model.fused import use_fused_layers
+    from tunesmith.model.kernels import use_fast_kernels
     from tunesmith.model.load import choices, load_model, load_target
-    from tunesmith.model.lowrank import use_fast_adapters
     from tunesmith.train import launch
     from tunesmith.train.checkpoint import clear_leftovers
     from tunesmith.train.loop import Loop
@@ -121,8 +120,8 @@ def _train(run: Path, config: Config, prepared: Prepared, checkpoint: Checkpoint
     able = probe(model, prepared.train.longest)
     if able.reason:
         voice.say(able.reason)
-    use_fast_adapters(model)
-    use_fused_layers(model)
+    if config.training.kernels == "fast":
+        use_fast_kernels(model)
     if config.training.gradient_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
         model.enable_input_require_grads()
@@ -134,7 +133,7 @@ def _train(run: Path, config: Config, prepared: Prepared, checkpoint: Checkpoint
     with _trackers(run, config, checkpoint, voice) as measured, voice.progress(_("Training")) as advance:
         loop = Loop(
             accelerator,
-            Trainee(model, fast_head=able.fast_head),
+            Trainee(model, fast_head=able.fast_head and config.training.kernels == "fast"),
             _rows(prepared.train),
             _rows(getattr(prepared, prepared.chooser)) if prepared.chooser else [],
             config.training,

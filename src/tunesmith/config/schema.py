@@ -190,6 +190,9 @@ class TrainingSection(Section):
     adam_epsilon: Annotated[float, Field(gt=0)] = Field(1e-8, description="AdamW's epsilon.")
     max_grad_norm: Annotated[float, Field(ge=0)] = Field(1.0, description="Clip gradients to this norm; 0 leaves them.")
     gradient_checkpointing: bool = Field(False, description="Compute activations twice to keep fewer of them.")
+    kernels: Literal["fast", "plain"] = Field(
+        "fast", description="How a step is computed: fast, or by the libraries' own operations (plain), to compare."
+    )
     bf16: bool | None = Field(None, description="Compute in bfloat16; by default where the weights are bfloat16.")
     fp16: bool = Field(False, description="Compute in float16 with loss scaling (a GPU is needed).")
     logging_steps: Positive = Field(1, description="Steps between two records of the loss.")

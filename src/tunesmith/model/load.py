@@ -18,6 +18,7 @@ from tunesmith.errors import ModelError
 from tunesmith.i18n import _
 from tunesmith.model import packaged
 from tunesmith.model.folder import locate
+from tunesmith.model.kernels import bound_caches
 from tunesmith.model.quantize import Quantization
 from tunesmith.model.quiet import first_line, quiet
 from tunesmith.model.weights import fingerprint, read_config, read_header, read_origin, weight_files
@@ -63,6 +64,7 @@ def load_model(
     `dtype` auto is bfloat16 where the device computes in it, else float32; `device` auto is a GPU if there is one;
     `device_map` spreads the layers over all GPUs; `quantization` packs the linear layers while they are read.
     """
+    bound_caches()
     place = _device(device)
     kind = _dtype(dtype, place)
     folder = locate(name)

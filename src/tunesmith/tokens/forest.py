@@ -52,6 +52,16 @@ class Forest:
     def __len__(self) -> int:
         return len(self.input_ids)
 
+    @property
+    def pairs(self) -> int:
+        """How many tokens all tokens see together, themselves included."""
+        depth, count = np.zeros(len(self.runs), dtype=np.int64), 0  # of each run's last token
+        for i, run in enumerate(self.runs):
+            length, above = run.stop - run.start, int(depth[run.parent]) if run.parent >= 0 else 0
+            depth[i] = above + length
+            count += length * above + length * (length + 1) // 2
+        return count
+
     def path_of_run(self, run: int) -> list[tuple[int, int]]:
         """Token ranges above a run, from the root down, ranges that touch merged."""
         ranges: list[tuple[int, int]] = []

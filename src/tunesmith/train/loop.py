@@ -26,7 +26,7 @@ from tunesmith.train import track
 from tunesmith.train.batch import Batch
 from tunesmith.train.loss import Trainee
 from tunesmith.train.optim import make_optimizer, rate_at
-from tunesmith.train.plan import AT_ONCE, Hooks, Plan, Row, State, cut
+from tunesmith.train.plan import AT_ONCE, Hooks, Plan, Row, State, cut, takes_trunks
 
 if TYPE_CHECKING:
     from tunesmith.config.schema import TrainingSection
@@ -107,15 +107,14 @@ class Loop:
         weight = sum(row.weight for row in rows)
         if weight == 0:
             return 0.0, 0.0, 0, 0.0
-        mine = rows[rank::world]
-        shared, batches = cut(mine, self.section.per_device_train_batch_size, AT_ONCE, trunk=self._takes_trunks)
+        shared, batches = self.batches(rows[rank::world])
         trunk = Trunk(shared) if shared else None
         if trunk:
-            self.model(Batch.of_trunk(trunk, self.accelerator.device, fast=self._fast))
+            self.model(Batch.of_trunk(trunk, self.accelerator.device, fast=self.fast))
         total = 0.0
         for i, batch in enumerate(batches):
             with self._sync_on(i == len(batches) - 1):
-                loss, _losses = self.model(self._batch(batch, trunk))
+                loss, _losses = self.model(self.batch(batch, trunk))
                 self.accelerator.backward(loss * world / weight)
             total += loss.item()
         if trunk:
@@ -129,20 +128,21 @@ class Loop:
         self.optimizer.zero_grad()
         return total, weight, sum(len(a) for row in rows for a in row.answers), norm
 
-    def _batch(self, rows: Sequence[Row], trunk: Trunk | None = None) -> Batch:
+    def batches(self, rows: Sequence[Row]) -> tuple[list[int], list[list[Row]]]:
+        """What a step's rows begin with, if that is computed apart, and the rows in batches that are computed at once."""
+        size, world = self.section.per_device_train_batch_size, self.accelerator.num_processes
+        return cut(rows, size, AT_ONCE, forest=self.forest, trunk=takes_trunks(self.section, world))
+
+    def batch(self, rows: Sequence[Row], trunk: Trunk | None = None) -> Batch:
         answers = [a for row in rows for a in row.answers]
         if self.forest:
-            return Batch.of_forest(grow(answers), self.accelerator.device, fast=self._fast, trunk=trunk)
+            return Batch.of_forest(grow(answers), self.accelerator.device, fast=self.fast, trunk=trunk)
         return Batch.of_rows(answers, self.pad_id, self.accelerator.device)
 
     @property
-    def _fast(self) -> bool:
-        return self.accelerator.mixed_precision == "no"  # autocast knows the library's attention, not ours
-
-    @property
-    def _takes_trunks(self) -> bool:
-        """Its gradient goes back outside of an engine's backward, and checkpointing would run its first pass twice."""
-        return self.forest and self.accelerator.num_processes == 1 and not self.section.gradient_checkpointing
+    def fast(self) -> bool:
+        """Whether attention takes its fast form: autocast knows the library's, not ours."""
+        return self.section.kernels == "fast" and self.accelerator.mixed_precision == "no"
 
     def _sync_on(self, last: bool) -> Any:
         """Gradients travel between ranks with a step's last batch alone."""
@@ -206,9 +206,8 @@ class Loop:
         """Weighted mean of the loss over all trained tokens of `rows`."""
         size, world = self.section.per_device_eval_batch_size, self.accelerator.num_processes
         mine = rows[self.accelerator.process_index :: world]
-        total = 0.0
-        for i in range(0, len(mine), size):
-            total += self.trainee(self._batch(mine[i : i + size]))[0].item()
+        batches = cut(mine, size, AT_ONCE, forest=self.forest, trunk=False)[1]
+        total = sum(self.trainee(self.batch(batch))[0].item() for batch in batches)
         return self._over_ranks(total) / sum(row.weight for row in rows)
 
     def _patience_is_over(self) -> bool:

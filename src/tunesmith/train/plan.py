@@ -12,15 +12,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import nn
 
+from tunesmith.model.plan import Load
 from tunesmith.tokens.answer import Answer
-from tunesmith.tokens.forest import common_beginning
+from tunesmith.tokens.forest import common_beginning, grow, one_path
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from tunesmith.config.schema import TrainingSection
 
-AT_ONCE = 1024  # distinct tokens: more of them make no product faster, and each keeps its activations
+AT_ONCE = 1024  # computed tokens: more of them make no product faster, and each keeps its activations
+LOOKED_AT = 48  # steps from which the cost of all steps is told
 WORTH = 256  # tokens that a pass of its own for what a step's answers begin with must save
 
 
@@ -62,12 +65,17 @@ class Hooks:
     evaluators: Sequence[Callable[[nn.Module, int], dict[str, float]]] = ()
 
 
-def cut(rows: Sequence[Row], size: int, budget: int, *, trunk: bool = True) -> tuple[list[int], list[list[Row]]]:
-    """A step's rows in batches that are computed at once: at most `size` rows, about `budget` distinct tokens.
+def cut(
+    rows: Sequence[Row], size: int, budget: int, *, forest: bool = True, trunk: bool = True
+) -> tuple[list[int], list[list[Row]]]:
+    """A step's rows in batches that are computed at once: at most `size` rows, about `budget` computed tokens.
 
     Rows that begin alike come together, so that what they share is computed once. What they all begin with comes
-    first, where that saves enough: it is computed once for all batches, and counts in none of them.
+    first, where that saves enough: it is computed once for all batches, and counts in none of them. Without a forest
+    nothing is shared: every answer is a row of its own, and padding counts.
     """
+    if not forest:
+        return [], _cut_padded(rows, size, budget)
     if trunk:
         shared = common_beginning([a for row in rows for a in row.answers])
         batches = _cut(rows, size, budget, shared)
@@ -87,6 +95,18 @@ def _cut(rows: Sequence[Row], size: int, budget: int, shared: list[int]) -> list
             tokens, new = 0, _new_tokens(row, shared)[0]
         batches[-1].append(row)
         tokens, before = tokens + new, last
+    return batches
+
+
+def _cut_padded(rows: Sequence[Row], size: int, budget: int) -> list[list[Row]]:
+    """Answers of like length together: the last and longest one of a batch says how wide it is."""
+    batches: list[list[Row]] = []
+    answers = [Row((answer,), row.place) for row in rows for answer in row.answers]
+    for row in sorted(answers, key=lambda row: len(row.answers[0])):
+        width = len(row.answers[0]) - 1
+        if not batches or len(batches[-1]) == size or (len(batches[-1]) + 1) * width > budget:
+            batches.append([])
+        batches[-1].append(row)
     return batches
 
 
@@ -129,3 +149,54 @@ class Plan:
 
     def evaluates(self, step: int, total: int) -> bool:
         return step % self.eval_steps == 0 or step == total
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Steps (from 0) that stand for all: `typical` ones, evenly spread, and the one with the longest row."""
+
+    typical: list[int]
+    longest: int
+
+    @property
+    def all(self) -> list[int]:
+        return sorted({*self.typical, self.longest})
+
+
+def steps_to_look_at(plan: Plan, rows: Sequence[Row]) -> Sample:
+    """Of the first epoch; all of its steps where they are few."""
+    steps = range(min(plan.steps_per_epoch, plan.total_steps))
+    typical = sorted({int(s) for s in np.linspace(0, len(steps) - 1, LOOKED_AT)})
+    sizes = [sum(map(len, row.answers)) for row in rows]
+    longest = max(steps, key=lambda step: max(sizes[i] for i in plan.conversations(step)))
+    return Sample(typical, longest)
+
+
+def takes_trunks(section: TrainingSection, world: int = 1) -> bool:
+    """Whether what a step begins with may be computed apart: its gradient goes back outside of an engine's backward,
+    and checkpointing would run its first pass twice."""
+    return world == 1 and not section.gradient_checkpointing
+
+
+def loads(
+    plan: Plan, rows: Sequence[Row], step: int | None, section: TrainingSection, *, forest: bool = True
+) -> list[Load]:
+    """What step `step` computes, batch by batch; without a step, what an evaluation of all rows does."""
+    chosen, size = list(rows), section.per_device_eval_batch_size
+    if step is not None:
+        chosen, size = [rows[i] for i in plan.conversations(step)], section.per_device_train_batch_size
+    trunk = step is not None and takes_trunks(section)
+    shared, batches = cut(chosen, size, AT_ONCE, forest=forest, trunk=trunk)
+    first = one_path(shared).pairs
+    found = [Load(len(shared), first, 0)] if shared else []
+    for batch in batches:
+        answers = [answer for row in batch for answer in row.answers]
+        if forest:
+            grown = grow(answers)
+            tokens, pairs = len(grown) - len(shared), grown.pairs - first
+            found.append(Load(tokens, pairs, len(grown.target), len(shared)))
+        else:
+            width = max(map(len, answers)) - 1
+            targets = sum(len(answer.answer_ids) for answer in answers)
+            found.append(Load(len(answers) * width, len(answers) * width**2, targets))
+    return found

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,23 @@ TEXT = [
     "阀门漏水了吗？请先关闭电源，再检查密封圈。判断：缺陷。原因：压力过低。",
 ]
 VOCABULARY = 384  # all of it in use: every id of a tiny model means some text
+REAL = Path(__file__).parents[2] / "shared" / "assets" / "tokenizers"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _real_tokenizers_are_read_once() -> Iterator[None]:
+    """Seconds each, asked for by many tests, in folders that never change."""
+    from tunesmith.tokens import encode
+
+    read = encode.Tokenizer
+    kept = cache(read)
+
+    def tokenizer(folder: str | Path, template: str = "") -> object:
+        return (kept if Path(folder).parent == REAL else read)(folder, template)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(encode, "Tokenizer", tokenizer)
+        yield
 
 
 @pytest.fixture(scope="session")

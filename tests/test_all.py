@@ -75,7 +75,12 @@ def test_all_goes_from_data_to_a_merged_model_and_does_nothing_twice(tiny_folder
     run = tmp_path / "run"
     step = rundir.best(run).step  # type: ignore[union-attr]
     for file in (
-        *("loss.png", "evaluation/comparison.png", "merged/model.safetensors", "merged/merge.json"),
+        *(
+            "loss.png",
+            f"evaluation/checkpoint-{step}/comparison/report.html",
+            "merged/model.safetensors",
+            "merged/merge.json",
+        ),
         *(f"evaluation/{name}/subtype_accuracy.png" for name in ("base", f"checkpoint-{step}")),
     ):
         assert (run / file).is_file(), file
@@ -84,10 +89,11 @@ def test_all_goes_from_data_to_a_merged_model_and_does_nothing_twice(tiny_folder
         f"$ tunesmith train {settings}",
         f"$ tunesmith eval {run} --base",
         f"$ tunesmith eval {run}",
+        f"$ tunesmith compare {run}",
         f"$ tunesmith merge {run}",
     ]
     assert any(line.startswith("Accuracy on 3 test rows: ") for line in lines)
-    made = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.name != "comparison.png"}
+    made = {path: path.stat().st_mtime_ns for path in run.rglob("*") if "comparison" not in path.parts}
     code, again = tunesmith("all", settings)
     assert code == 0
     assert again.count("Done already.") == 4

@@ -332,7 +332,7 @@ def test_a_persona_of_the_settings_is_there_too(tiny_folder: Path, tmp_path: Pat
     mine = trained_on([row(i, "") for i in range(4)], tmp_path, tiny_folder, *words)
     opened = open_run(str(mine), Voice())
     assert PERSONA in opened.encoder.decode(opened.encoder.context(Conversation((Message("user", "Hi"),))))
-    opened.encoder.system = None
+    opened.encoder.ready.system = None
     assert PERSONA not in opened.encoder.decode(opened.encoder.context(Conversation((Message("user", "Hi"),))))
 
 

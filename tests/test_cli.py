@@ -280,6 +280,7 @@ def test_a_stopped_run_goes_on_where_it_was(stopped: tuple[Path, list[str]], tmp
     assert lines[-1] == f"checkpoint-1 is kept. Go on with: tunesmith train {run} --resume"
     assert "Go on with --resume" in refused("train", run)[0]
     assert "unfinished" in done("runs").out
+    assert (run / "loss.png").is_file()
     said = done("train", run, "--resume")
     assert "Going on behind checkpoint-1." in said.lines
     done("train", run / "config.yaml", "-o", tmp_path / "straight")

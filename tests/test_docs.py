@@ -47,6 +47,7 @@ COMMANDS = {
     "chat": (),
     "batch": (),
     "eval": (),
+    "compare": (),
     "all": (*SHORT, "data.test_ratio=0.2", "evaluation.limit=2"),
     "merge": (),
     "runs": (),

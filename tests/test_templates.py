@@ -360,7 +360,7 @@ def test_key_and_value_are_a_column_in_both_readings(made: Made, tmp_path: Path)
     for row in [*rows, *prompts]:
         assert row is not None
         assert row.meta["场景"] == "新人留联"
-        assert encoder.system_of(row) == "新人留联"
+        assert encoder.ready.system_of(row) == "新人留联"
 
 
 def test_several_system_messages_that_a_template_does_not_keep(made: Made) -> None:

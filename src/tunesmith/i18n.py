@@ -11,6 +11,7 @@ import gettext
 import locale
 import os
 import sys
+from functools import cache
 from pathlib import Path
 
 LOCALE = Path(__file__).parent / "locale"
@@ -37,4 +38,9 @@ def _of_windows() -> str:
 
 
 def _(message: str) -> str:
-    return gettext.translation("tunesmith", LOCALE, [language()], fallback=True).gettext(message)
+    return _catalogue(language()).gettext(message)
+
+
+@cache
+def _catalogue(language: str) -> gettext.NullTranslations:
+    return gettext.translation("tunesmith", LOCALE, [language], fallback=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from tunesmith.model.folder import locate
 from tunesmith.model.quantize import Quantization
 
 if TYPE_CHECKING:
+    from tunesmith.evaluate.metrics import Metric
     from tunesmith.evaluate.results import Report
     from tunesmith.export.merge import Certificate
     from tunesmith.rundir import Target
@@ -46,12 +48,23 @@ def evaluate(
         group_by=section.group_by or config.data.stratify_by,
         settings=identity(opened) | {"best_by": _chosen_by(opened.target), "limit": section.limit},
         overwrite=overwrite,
+        measure=lambda metric, conversations: _measured(opened, metric, conversations),
     )
     if found.totals["groups"]:
         plot.subtype_accuracy(found, out / "subtype_accuracy.png")
     report.write(found, out / "report.html")
     opened.note(f"evaluated ({opened.target.why}): {json.dumps(found.totals, ensure_ascii=False)} in {out}")
     return found, out
+
+
+def _measured(opened: Opened, metric: Metric, conversations: Sequence[Conversation]) -> list[dict[str, Any]]:
+    """What a metric finds with the model itself, loaded anew as one that generates is; rows as they were trained."""
+    from tunesmith.train.plan import Row
+
+    assert metric.measure is not None
+    length, overflow = opened.config.data.max_length, opened.config.data.overflow
+    rows = [Row(opened.encoder.encode(row, length, overflow).answers, str(row.origin)) for row in conversations]
+    return metric.measure(opened.model(), rows, opened.encoder.pad_id)
 
 
 def identity(opened: Opened) -> dict[str, Any]:
@@ -71,9 +84,9 @@ def identity(opened: Opened) -> dict[str, Any]:
         "template_sha256": encoder.template.sha256,
         "bits": packed.bits if packed else None,
         "template": {
-            "thinking": encoder.thinking,
-            "enable_thinking": encoder.enable_thinking,
-            "system": encoder.system,
+            "thinking": encoder.ready.thinking,
+            "enable_thinking": encoder.ready.enable_thinking,
+            "system": encoder.ready.system,
             "date": encoder.template.date,
         },
     }

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tunesmith import rundir
 from tunesmith.actions.after import evaluate, evaluation_folder, identity, merge
+from tunesmith.actions.compare import compare
 from tunesmith.actions.opening import Opened, open_run
 from tunesmith.actions.record import changes, date_of, longer, taken, whole_paths, write_settings
 from tunesmith.actions.rows import data_files, digest
@@ -61,7 +62,8 @@ def everything(loaded: Loaded, voice: Voice, *, overwrite: bool = False) -> Outc
         tuned, after = _evaluated(opened, voice)
         outcome.base, outcome.tuned = base, tuned
         outcome.paths |= {_("before"): before / "report.html", _("after"): after / "report.html"}
-        outcome.paths[_("comparison")] = _compared(base, tuned, run)
+        _step(voice, f"tunesmith compare {run}")
+        outcome.paths[_("comparison")] = compare([before, after], overwrite=True).folder / "report.html"
         _step(voice, f"tunesmith merge {run}")
     else:
         voice.say(_("There are no test rows, so nothing is evaluated; data.test_ratio=0.2 would split some off."))
@@ -107,12 +109,6 @@ def _evaluated(opened: Opened, voice: Voice) -> tuple[Report, Path]:
         return evaluate(opened, voice, out=folder, overwrite=True)
     _done(voice)
     return report, folder
-
-
-def _compared(base: Report, tuned: Report, run: Path) -> Path:
-    from tunesmith.evaluate.plot import compare_bars
-
-    return compare_bars(base, tuned, run / "evaluation" / "comparison.png", names=(_("before"), _("after")))
 
 
 def _merged(opened: Opened, out: Path, voice: Voice) -> Path:

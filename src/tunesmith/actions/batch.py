@@ -143,7 +143,7 @@ def _under(opened: Opened, prompts: list[Prompt], system: str | None, voice: Voi
     if system is None:
         asked = supply_system(opened, asked, voice)
     else:
-        opened.encoder.system = None
+        opened.encoder.ready.system = None
         asked = [conversation.with_system(system) for conversation in asked]
     given = iter(asked)
     return [replace(prompt, conversation=next(given)) if prompt.conversation else prompt for prompt in prompts]

@@ -110,7 +110,7 @@ def chat(opened: Opened, system: str | None, *, compare_base: bool = False, tran
     if transcript is not None:
         transcript.parent.mkdir(parents=True, exist_ok=True)
     if system is not None:
-        opened.encoder.system = None
+        opened.encoder.ready.system = None
     section, model = opened.config.generation, opened.model()
     sessions = {TUNED: Session(model, opened.encoder, section, system)}
     if base is not None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.actions.base import make_encoder, window
+from tunesmith.actions.plan import forecast
 from tunesmith.actions.prepare import SHOWN, Prepared, prepare, rejected_rows
 from tunesmith.actions.record import taken, whole_paths
 from tunesmith.actions.rows import data_files, refusal
@@ -36,10 +37,16 @@ def check(loaded: Loaded, voice: Voice) -> Prepared:
         trainable, total = prepared.parameters
         text = _("{trainable:,} of {total:,} parameters are trained ({share:.2f} %).")
         voice.say(text.format(trainable=trainable, total=total, share=100 * trainable / total))
-    run = whole_paths(loaded.config).training.output_dir
+    config = whole_paths(loaded.config)
+    planned = forecast(config, prepared)
+    for line in planned.lines() if planned else []:
+        voice.say(line)
+    run = config.training.output_dir
     found = taken(run) if run else None
     if found:
         voice.say(f"{run}  {found}")
+    if planned:
+        planned.refuse_too_little_disk()
     voice.say(_("Everything is ready. Nothing was trained."))
     return prepared
 

@@ -18,9 +18,10 @@ from tunesmith.data.balance import balance as balanced
 from tunesmith.data.clean import clean as clean_rows
 from tunesmith.data.convert import convert as convert_rows
 from tunesmith.data.convert import refusal
-from tunesmith.data.dataset import ALL, Dataset, Rejected, recognise
+from tunesmith.data.dataset import Dataset, recognise
 from tunesmith.data.fields import short
 from tunesmith.data.formats import writer
+from tunesmith.data.intake import ALL, Rejected
 from tunesmith.data.read import Reading, read
 from tunesmith.data.row import Row
 from tunesmith.data.split import Split

@@ -68,7 +68,7 @@ class Opened:
     def lacks_system(self, conversation: Conversation) -> bool:
         """Whether neither the conversation nor the settings say under which system prompt it stands."""
         try:
-            return not self.encoder.system_of(conversation)
+            return not self.encoder.ready.system_of(conversation)
         except TemplateError:  # the setting names a column that is not there
             return True
 
@@ -183,7 +183,7 @@ def _remark_on_draws(section: GenerationSection, overrides: Sequence[str], voice
 
 def _with_thinking(encoder: Encoder, word: str, voice: Voice) -> Encoder:
     """The encoder with thinking on or off as `word` has it, and a warning where training had it otherwise."""
-    now, then = load(None, [word]).config.template.enable_thinking, encoder.enable_thinking
+    now, then = load(None, [word]).config.template.enable_thinking, encoder.ready.enable_thinking
     if now == then:
         return encoder
     text = _("Thinking is {now} here and was {then} in training: the model meets what it was not trained for.")

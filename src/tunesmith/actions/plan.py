@@ -24,7 +24,7 @@ from tunesmith.train.plan import Plan, Row, loads, steps_to_look_at
 
 if TYPE_CHECKING:
     from tunesmith.config.schema import Config, ModelSection, TrainingSection
-    from tunesmith.model.plan import How, Load, Memory, Shape
+    from tunesmith.model.plan import How, Memory, Shape
 
 EVALUATED = 256  # validation rows that are looked at; the others are taken to be like them
 FORWARD = 0.4  # share of a batch's time that its forward takes
@@ -99,6 +99,7 @@ def forecast(config: Config, prepared: Prepared, *, done: int = 0, forest: bool 
     shape = cost.Shape.read(locate(str(config.model.name_or_path), weights=False))
     if shape is None or prepared.parameters is None:
         return None
+    shape = replace(shape, fused=shape.fused and config.training.kernels == "fast")
     rows = rows_of(prepared.train)
     plan = Plan.of(config.training, len(rows))
     looked_at = steps_to_look_at(plan, rows)
@@ -115,8 +116,9 @@ def forecast(config: Config, prepared: Prepared, *, done: int = 0, forest: bool 
     if gpu is None:
         rates = machine.rates(shape.hidden, shape.inner)
         mean = sum(cost.seconds(shape, how, load, rates) for s in looked_at.typical for load in steps[s])
-        mean /= max(1, len(looked_at.typical))
-        taken = cost.START + left * mean + _evaluations(config, prepared, plan, left, shape, how)
+        mean = mean / max(1, len(looked_at.typical)) + cost.seconds_of_update(how, rates)
+        trial = max(cost.seconds(shape, how, load, rates) for load in every)
+        taken = cost.START + trial + left * mean + _evaluations(config, prepared, plan, left, shape, how)
     ways = [] if needed.total <= free else _ways(config, rows, shape, how, free, forest)
     each = cost.checkpoint_bytes(how)
     disk = each * checkpoints_at_once(config.training, plan)

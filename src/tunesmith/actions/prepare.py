@@ -60,7 +60,7 @@ def prepare(config: Config, voice: Voice) -> Prepared:
         parameters = count_parameters(config)
     findings.raise_all()
     parts, section = rows.parts, config.data
-    encoder.check_reasoning([row for part in parts.values() for row in part.conversations])
+    encoder.ready.check_reasoning([row for part in parts.values() for row in part.conversations])
     total = sum(len(part.conversations) for part in parts.values())
     with voice.progress(_("Encoding")) as advance:
         for done, _row in enumerate(

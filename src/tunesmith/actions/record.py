@@ -233,7 +233,7 @@ def write_record(run: Path, config: Config, prepared: Prepared) -> None:
 
 def _systems(prepared: Prepared) -> list[str]:
     """The system prompts that the rows were trained under, the most frequent first; an empty one is none."""
-    counted = Counter(map(prepared.encoder.system_of, prepared.train.conversations))
+    counted = Counter(map(prepared.encoder.ready.system_of, prepared.train.conversations))
     return [text for text, _rows in counted.most_common(SYSTEMS)]
 
 

@@ -7,17 +7,19 @@ import json
 import logging
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunesmith import log, rundir
 from tunesmith.actions.check import say_ledger
+from tunesmith.actions.plan import Forecast, forecast, rows_of
 from tunesmith.actions.prepare import Prepared, prepare
 from tunesmith.actions.record import amend, claim, date_of, now, same_run, whole_paths, write_record, write_settings
-from tunesmith.actions.rows import Part
 from tunesmith.actions.voice import Journal, Voice
 from tunesmith.errors import ConfigError, RunError
 from tunesmith.i18n import _
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from tunesmith.config.load import Loaded
     from tunesmith.config.schema import Config
     from tunesmith.rundir import Checkpoint
+
+PICTURE = 60  # seconds of training between two pictures of the loss: one takes half a second
 
 
 def train(loaded: Loaded, voice: Voice, *, resume: bool = False, overwrite: bool = False) -> Path:
@@ -50,6 +54,9 @@ def train(loaded: Loaded, voice: Voice, *, resume: bool = False, overwrite: bool
     if checkpoint is not None:
         same_run(run, config, prepared)
         _steps_left(config, prepared, checkpoint)
+    planned = forecast(config, prepared, done=checkpoint.step if checkpoint else 0)
+    if planned is not None:
+        planned.refuse_too_little_disk()
     if overwrite and run.exists():
         going = ", ".join(sorted(path.name for path in run.iterdir()))
         voice.say(_("{run} is replaced; this is deleted: {names}").format(run=run, names=going))
@@ -61,9 +68,11 @@ def train(loaded: Loaded, voice: Voice, *, resume: bool = False, overwrite: bool
             write_record(run, config, prepared)
         write_settings(run, config, loaded)
         say_ledger(prepared, voice)
+        for line in planned.lines() if planned else []:
+            voice.say(line)
         journal.info("training in %s: %s", run, json.dumps(prepared.ledger))
         try:
-            _train(run, config, prepared, checkpoint, voice)
+            _train(run, config, prepared, planned, checkpoint, voice)
         except KeyboardInterrupt:
             voice.say(_how_to_go_on(run))
             raise
@@ -91,7 +100,14 @@ def _how_to_go_on(run: Path) -> str:
     return _("{name} is kept. Go on with: tunesmith train {run} --resume").format(name=last.path.name, run=run)
 
 
-def _train(run: Path, config: Config, prepared: Prepared, checkpoint: Checkpoint | None, voice: Voice) -> None:
+def _train(
+    run: Path,
+    config: Config,
+    prepared: Prepared,
+    planned: Forecast | None,
+    checkpoint: Checkpoint | None,
+    voice: Voice,
+) -> None:
     import torch
 
     from tunesmith.model import weights
@@ -99,11 +115,11 @@ def _train(run: Path, config: Config, prepared: Prepared, checkpoint: Checkpoint
     from tunesmith.model.folder import locate
     from tunesmith.model.kernels import use_fast_kernels
     from tunesmith.model.load import choices, load_model, load_target
-    from tunesmith.train import launch
+    from tunesmith.train import launch, memory
     from tunesmith.train.checkpoint import clear_leftovers
     from tunesmith.train.loop import Loop
     from tunesmith.train.loss import Trainee
-    from tunesmith.train.probe import probe
+    from tunesmith.train.trial import rehearse
 
     name = str(config.model.name_or_path)
     base = locate(name)
@@ -117,7 +133,7 @@ def _train(run: Path, config: Config, prepared: Prepared, checkpoint: Checkpoint
         if not full:
             model = add_adapter(model, config.lora, config.training.seed)
     voice.say(describe_parameters(model))
-    able = probe(model, prepared.train.longest)
+    able = _abilities(run, model, prepared, checkpoint)
     if able.reason:
         voice.say(able.reason)
     if config.training.kernels == "fast":
@@ -134,8 +150,8 @@ def _train(run: Path, config: Config, prepared: Prepared, checkpoint: Checkpoint
         loop = Loop(
             accelerator,
             Trainee(model, fast_head=able.fast_head and config.training.kernels == "fast"),
-            _rows(prepared.train),
-            _rows(getattr(prepared, prepared.chooser)) if prepared.chooser else [],
+            rows_of(prepared.train),
+            rows_of(getattr(prepared, prepared.chooser)) if prepared.chooser else [],
             config.training,
             run,
             forest=able.forest,
@@ -145,9 +161,15 @@ def _train(run: Path, config: Config, prepared: Prepared, checkpoint: Checkpoint
         if checkpoint is not None:
             voice.say(_("Going on behind {name}.").format(name=checkpoint.path.name))
             loop.resume(checkpoint.path)
-        state = loop.train()
-    _draw_loss(run)
-    amend(run, finished=True, steps=state.step, ended=now())
+        if planned is not None:
+            amend(run, plan=planned.record(), trial=asdict(rehearse(loop, planned.heaviest)))
+        started = time.monotonic()
+        try:
+            state = loop.train()
+        finally:  # a run that was stopped has its picture too
+            _draw_loss(run)
+    took = {"seconds": round(time.monotonic() - started, 1), "memory": memory.peak(accelerator.device)}
+    amend(run, finished=True, steps=state.step, took=took, ended=now())
     best = rundir.best(run)
     if best is not None and best.eval_loss is not None:
         voice.say(_("Best is {name}, evaluation loss {loss:.3f}.").format(name=best.path.name, loss=best.eval_loss))
@@ -181,10 +203,18 @@ def _trackers(
         trackers.finish()
 
 
-def _rows(part: Part) -> list[Any]:
-    from tunesmith.train.plan import Row
+def _abilities(run: Path, model: Any, prepared: Prepared, checkpoint: Checkpoint | None) -> Any:
+    """What the model was found able to do: tried out once, and kept for every resume, whose steps must be the same."""
+    from tunesmith.model.attention import use_forest_attention
+    from tunesmith.train.probe import Abilities, probe
 
-    return [Row(e.answers, str(c.origin)) for c, e in zip(part.conversations, part.encoded, strict=True)]
+    known = rundir.record(run).get("abilities") if checkpoint else None
+    if known:
+        use_forest_attention(model)
+        return Abilities(**known)
+    able = probe(model, prepared.train.longest)
+    amend(run, abilities=asdict(able))
+    return able
 
 
 def _hooks(run: Path, prepared: Prepared, base: str, mark: str, advance: Any, measured: Any) -> Any:
@@ -215,10 +245,19 @@ def _hooks(run: Path, prepared: Prepared, base: str, mark: str, advance: Any, me
         if len(record) > 1:
             measured(record)
 
-    return Hooks(progress=progress, saved=lambda checkpoint: _draw_loss(run), write_extra=write_extra)
+    drawn = time.monotonic()
+
+    def saved(checkpoint: Path) -> None:
+        nonlocal drawn
+        if time.monotonic() - drawn > PICTURE:
+            _draw_loss(run)
+            drawn = time.monotonic()
+
+    return Hooks(progress=progress, saved=saved, write_extra=write_extra)
 
 
 def _draw_loss(run: Path) -> None:
     from tunesmith.evaluate.plot import loss_curve
 
-    loss_curve(rundir.metrics(run), run / "loss.png")
+    if records := rundir.metrics(run):
+        loss_curve(records, run / "loss.png")

@@ -99,6 +99,7 @@ def evaluate(
     overwrite: Overwrite = False,
 ) -> None:
     from tunesmith.actions.after import evaluate as action
+    from tunesmith.evaluate.measures import figures
 
     opened.config.evaluation.limit = limit or opened.config.evaluation.limit
     report, folder = action(opened, terminal, data=data, out=output, overwrite=overwrite)
@@ -106,11 +107,36 @@ def evaluate(
     if totals["groups"]:
         rows = [[name, f"{g['accuracy']:.1%}", f"{g['correct']}/{g['n']}"] for name, g in totals["groups"].items()]
         table([_("Group"), _("Accuracy"), _("Rows")], rows)
+    others = [[*line] for line in figures(totals["scores"])]
+    if len(others) > 1:
+        table([_("Metric"), _("Figure"), _("Value")], others)
     low, high = totals["interval"]
     text = _("Accuracy {share:.1%} ({correct} of {n}; 95 % interval {low:.0%} to {high:.0%}). Results: {folder}")
     terminal.say(
         text.format(share=report.accuracy, correct=totals["correct"], n=totals["n"], low=low, high=high, folder=folder)
     )
+
+
+@app.command(help=_("Results side by side: what got better, what broke, and whether it could be chance."))
+def compare(
+    results: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="A B ...",
+            help=_("Runs, checkpoints, folders or files of results; a run alone is compared with its base."),
+            show_default=False,
+        ),
+    ],
+    output: OutOption = None,
+    overwrite: Overwrite = False,
+) -> None:
+    from tunesmith.actions.compare import compare as action
+
+    found = action(results, out=output, overwrite=overwrite)
+    rows = [[name, f"{each['accuracy']:.1%}", f"{each['correct']}/{each['n']}"] for name, each in found.shares()]
+    table([_("Results"), _("Accuracy"), _("Rows")], rows)
+    for line in found.lines():
+        terminal.say(line)
 
 
 @app.command(help=_("Make one model folder of base and adapter, proved to be equal."))

@@ -127,7 +127,7 @@ def _answers() -> list[tuple[tuple[str, ...], str]]:
         (("mode",), _("The mode is the command: tunesmith chat RUN, or tunesmith batch RUN IN -o OUT.")),
         (
             ("result1_path", "result2_path"),
-            _("Each run keeps its own results: tunesmith eval RUN, and with --base for the untrained model."),
+            _("Results are compared by a command: tunesmith compare A B."),
         ),
         (("save_on_each_node",), _("Training on several machines is not there yet. Leave it out.")),
         (

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from tunesmith.conversation import Conversation, Message
 from tunesmith.data.convert import refusal
-from tunesmith.data.dataset import Rejected
 from tunesmith.data.garbled import garbled
+from tunesmith.data.intake import Rejected
 from tunesmith.data.near import Near, plain
 from tunesmith.i18n import _
 

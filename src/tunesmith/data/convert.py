@@ -13,8 +13,8 @@ from typing import Any
 
 from tunesmith.conversation import Conversation, Message, Origin
 from tunesmith.data import formats
-from tunesmith.data.dataset import Rejected, conversation_of
 from tunesmith.data.formats import Writer, writer
+from tunesmith.data.intake import Rejected, conversation_of
 from tunesmith.data.row import EXCERPT, Row, RowError
 from tunesmith.i18n import _
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from tunesmith.conversation import ROLES, Origin
@@ -30,7 +30,7 @@ _COMMA = re.compile(rf"({_STRING})|,(?=\s*[\]}}])")
 _HALF_CHARACTER = re.compile(r"[\ud800-\udfff]|\\u[dD][89a-fA-F]")
 
 
-def read_json(text: str, file: str) -> tuple[list[Row | BadRow], list[str]]:
+def read_json(text: str, file: str, notices: list[str]) -> list[Row | BadRow]:
     """Rows of a JSON file: a list of them, an object around such a list, or one object after another."""
     scan = _Scan(text, file)
     start = scan.skip(0)
@@ -48,14 +48,15 @@ def read_json(text: str, file: str) -> tuple[list[Row | BadRow], list[str]]:
     if len(rows) > 1 and all(isinstance(row, Row) and row.value.get("role") in ROLES for row in rows):
         turns = [row.value for row in rows if isinstance(row, Row)]
         rows = [Row({"messages": turns}, rows[0].origin)]
-    return rows, scan.notices + _comma_notice(scan.commas)
+    notices += scan.notices + _comma_notice(scan.commas)
+    return rows
 
 
-def read_lines(text: str, file: str) -> tuple[list[Row | BadRow], list[str]]:
+def read_lines(lines: Iterable[str], file: str, notices: list[str]) -> Iterator[Row | BadRow]:
     """Rows of a JSON Lines file. Lines end at a line feed only: other separators may stand inside JSON strings."""
-    rows: list[Row | BadRow] = []
     commas: list[str] = []
-    for number, line in enumerate(text.split("\n"), 1):
+    for number, ended in enumerate(lines, 1):
+        line = ended.removesuffix("\n")
         scan = _Scan(line, file, number)
         start = scan.skip(0)
         if start == len(line):
@@ -65,9 +66,9 @@ def read_lines(text: str, file: str) -> tuple[list[Row | BadRow], list[str]]:
         if isinstance(row, Row) and rest < len(line):
             reason = _("More text follows the end of the object, at column {column}.").format(column=rest + 1)
             row = BadRow(row.origin, "not_json", reason, line[:EXCERPT])
-        rows.append(row)
+        yield row
         commas += scan.commas
-    return rows, _comma_notice(commas)
+    notices += _comma_notice(commas)
 
 
 def holds_lines(text: str, named_lines: bool) -> bool:

@@ -21,10 +21,10 @@ from types import ModuleType
 from typing import Any
 
 from tunesmith.data import formats, weights
-from tunesmith.data.dataset import TOOLS, system_of, tools_of
 from tunesmith.data.detect import SYSTEMS
 from tunesmith.data.formats import Parsed, with_system
 from tunesmith.data.formats.messages import turns
+from tunesmith.data.intake import TOOLS, system_of, tools_of
 from tunesmith.data.row import RowError, kind
 from tunesmith.errors import DataError
 from tunesmith.i18n import _

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from tunesmith.conversation import Conversation, Message, Origin
 from tunesmith.data import fields, formats
-from tunesmith.data.dataset import system_of, tools_of
 from tunesmith.data.detect import choose
 from tunesmith.data.formats import Parsed, alpaca_response, with_system
 from tunesmith.data.formats.messages import has_turns, turns
+from tunesmith.data.intake import system_of, tools_of
 from tunesmith.data.read import read
 from tunesmith.data.row import Row, RowError
 from tunesmith.errors import DataError

@@ -6,29 +6,22 @@ Decides encodings and says so. Knows nothing of formats: what a row's columns me
 from __future__ import annotations
 
 import csv
-import io
 import json
-import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from tunesmith.conversation import Origin
+from tunesmith.data.decode import BROKEN, MARK, encoding_of
 from tunesmith.data.jsontext import LONGEST_ROW, holds_lines, read_json, read_lines
 from tunesmith.data.row import EXCERPT, BadRow, Row, is_dialogue
 from tunesmith.errors import DataError, Problem
 from tunesmith.i18n import _
 
 SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
-_BOMS = (
-    (b"\xff\xfe\x00\x00", "utf-32"),
-    (b"\x00\x00\xfe\xff", "utf-32"),
-    (b"\xff\xfe", "utf-16"),
-    (b"\xfe\xff", "utf-16"),
-)
-_ESCAPED_BYTE = re.compile("[\udc80-\udcff]")
-_NOT_ASCII = re.compile(r"[^\x00-\x7f]")
 
 
 @dataclass(slots=True)
@@ -40,24 +33,74 @@ class Reading:
     encodings: dict[str, str] = field(default_factory=dict)
 
 
-def read(paths: Path | Sequence[Path]) -> Reading:
-    """Every row of the files, in the order given; a folder's files in the order of their names.
+class Files:
+    """The data files of some paths, found and their encodings decided; going through them reads every row anew.
 
-    Raises DataError for files that can't be read at all, all of them at once.
+    Nothing is kept of the rows, so that any number of them can be read; only JSON that is no row a line is read whole.
+    Raises DataError for paths that can't be read at all, all of them at once.
     """
-    reading = Reading()
-    problems: list[Problem] = []
-    for path in [paths] if isinstance(paths, str | Path) else paths:
-        try:
-            for file in _files(Path(path), reading.notices):
-                _read_file(file, reading)
-        except DataError as error:
-            problems += error.problems
-        except OSError as error:
-            problems.append(Problem(str(path), _("The file can't be read: {why}.").format(why=error.strerror)))
-    if problems:
-        raise DataError(problems)
-    return reading
+
+    def __init__(self, paths: Path | Sequence[Path]) -> None:
+        self.encodings: dict[str, str] = {}
+        self.notices: list[str] = []
+        self._found: list[Path] = []
+        problems: list[Problem] = []
+        for path in [paths] if isinstance(paths, str | Path) else paths:
+            with _collecting(path, problems):
+                for file in _files(Path(path), self.notices):
+                    if file.suffix.lower() != ".parquet":
+                        self.encodings[str(file)] = encoding_of(file)
+                    self._found.append(file)
+        if problems:
+            raise DataError(problems)
+        self._first = [*self.notices]
+
+    def __iter__(self) -> Iterator[Row | BadRow]:
+        """Every row, in the order given; a folder's files in the order of their names. Raises DataError at the end."""
+        self.notices = [*self._first]
+        problems: list[Problem] = []
+        for path in self._found:
+            with _collecting(path, problems):
+                yield from self._rows(path)
+        if problems:
+            raise DataError(problems)
+
+    def _rows(self, path: Path) -> Iterator[Row | BadRow]:
+        file, suffix = str(path), path.suffix.lower()
+        if suffix == ".parquet":
+            yield from _read_parquet(path)
+            return
+        encoding = self.encodings[file]
+        if encoding != "utf-8":
+            self.notices.append(_("{file} was read as {encoding}.").format(file=file, encoding=encoding))
+        table, named_lines = suffix in (".csv", ".tsv"), suffix != ".json"
+        known = MARK if encoding == "utf-8" else encoding
+        with path.open(encoding=known, errors="surrogateescape", newline="" if table else "\n") as text:
+            if table:
+                yield from _read_table(text, file)
+                return
+            lines = holds_lines("".join(islice(text, 50)), named_lines)
+            text.seek(0)
+            if lines and not named_lines:
+                self.notices.append(_("{file} holds one object a line and was read so.").format(file=file))
+            yield from read_lines(text, file, self.notices) if lines else read_json(text.read(), file, self.notices)
+
+
+def read(paths: Path | Sequence[Path]) -> Reading:
+    """Every row of the files at once. Raises DataError as Files does."""
+    files = Files(paths)
+    rows = list(files)
+    return Reading(rows, files.notices, files.encodings)
+
+
+@contextmanager
+def _collecting(path: Path, problems: list[Problem]) -> Iterator[None]:
+    try:
+        yield
+    except DataError as error:
+        problems += error.problems
+    except OSError as error:
+        problems.append(Problem(str(path), _("The file can't be read: {why}.").format(why=error.strerror)))
 
 
 def data_in(path: Path) -> list[Path]:
@@ -91,56 +134,12 @@ def _files(path: Path, notices: list[str]) -> list[Path]:
     return files
 
 
-def _read_file(path: Path, reading: Reading) -> None:
-    file, suffix = str(path), path.suffix.lower()
-    if suffix == ".parquet":
-        reading.rows += _read_parquet(path)
-        return
-    text, encoding = _decode(path.read_bytes(), file)
-    reading.encodings[file] = encoding
-    if encoding != "utf-8":
-        reading.notices.append(_("{file} was read as {encoding}.").format(file=file, encoding=encoding))
-    if suffix in (".csv", ".tsv"):
-        reading.rows += _read_table(text, file)
-        return
-    named_lines = suffix != ".json"
-    lines = holds_lines(text, named_lines)
-    rows, notices = (read_lines if lines else read_json)(text, file)
-    if lines and not named_lines:
-        reading.notices.append(_("{file} holds one object a line and was read so.").format(file=file))
-    reading.rows += rows
-    reading.notices += notices
-
-
-def _decode(data: bytes, file: str) -> tuple[str, str]:
-    """Text and encoding. Bytes that no encoding explains become lone surrogates; their rows are refused later."""
-    encoding = next((name for bom, name in _BOMS if data.startswith(bom)), "")
-    # Data begin with an ASCII character: a zero beside it is UTF-16 that came without its mark.
-    if not encoding and len(data) > 1 and 0 in data[:2]:
-        encoding = "utf-16-le" if data[1] == 0 else "utf-16-be"
-    if encoding:
-        try:
-            return data.decode(encoding), encoding
-        except UnicodeDecodeError as error:
-            text = _("The file begins like {encoding} but is not: byte {n} is wrong.")
-            raise DataError(text.format(encoding=encoding, n=error.start), file) from error
-    data = data.removeprefix(b"\xef\xbb\xbf")
-    text = data.decode("utf-8", "surrogateescape")
-    wrong = len(_ESCAPED_BYTE.findall(text))
-    # GB18030 also takes damaged UTF-8 and makes nonsense of it: where nearly all is UTF-8, it stays UTF-8.
-    if wrong and wrong * 10 > len(_NOT_ASCII.findall(text)):
-        try:
-            return data.decode("gb18030"), "gb18030"
-        except UnicodeDecodeError:
-            pass
-    return text, "utf-8"
-
-
-def _read_table(text: str, file: str) -> Iterator[Row | BadRow]:
+def _read_table(text: TextIO, file: str) -> Iterator[Row | BadRow]:
     """Rows of a table with a header. The separator is whichever of tab, semicolon and comma the header has most."""
     csv.field_size_limit(LONGEST_ROW)
-    delimiter = max("\t;,", key=text.partition("\n")[0].count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    delimiter = max("\t;,", key=text.readline().count)
+    text.seek(0)
+    reader = csv.reader(text, delimiter=delimiter, strict=True)
     header: list[str] = []
     while True:
         origin = Origin(file, reader.line_num + 1)
@@ -154,7 +153,7 @@ def _read_table(text: str, file: str) -> Iterator[Row | BadRow]:
         excerpt = delimiter.join(cells)[:EXCERPT]
         if not header:
             header = [cell.strip() for cell in cells]
-        elif _ESCAPED_BYTE.search("".join(cells)):
+        elif BROKEN.search("".join(cells)):
             yield BadRow(origin, "encoding", _("The row holds a broken character."), excerpt)
         elif cells and len(cells) != len(header):
             reason = _("The row has {n} cells; the header has {m}.").format(n=len(cells), m=len(header))

@@ -6,6 +6,7 @@ Knows characters only; which tokens they become is decided where tokens are made
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -28,25 +29,34 @@ def of_row(row: dict[str, Any], claimed: set[str]) -> float:
     return 1.0 if found is None else found
 
 
-def apply(rules: Sequence[WeightRule], conversations: Sequence[Conversation]) -> tuple[list[Conversation], list[str]]:
-    """The conversations with what the rules say of their answers, and for each rule a sentence on where it holds."""
-    patterns = [(re.compile(rule.pattern or re.escape(rule.text or "")), rule.weight) for rule in rules]
-    found = [0] * len(rules)
+class Rules:
+    """What settings say of parts of the answers."""
 
-    def weighed(message: Message) -> Message:
+    def __init__(self, rules: Sequence[WeightRule]) -> None:
+        self._rules = [(rule, re.compile(rule.pattern or re.escape(rule.text or ""))) for rule in rules]
+
+    def weigh(self, conversation: Conversation, seen: Counter[str]) -> Conversation:
+        """The conversation with what the rules say of its answers; `seen` counts the answers in which each holds."""
+        if not self._rules:
+            return conversation
+        return replace(conversation, messages=tuple(self._weighed(m, seen) for m in conversation.messages))
+
+    def _weighed(self, message: Message, seen: Counter[str]) -> Message:
         if message.role != "assistant":
             return message
         spans = list(message.spans)
-        for i, (pattern, factor) in enumerate(patterns):
+        for i, (rule, pattern) in enumerate(self._rules):
             matches = [m.span() for m in pattern.finditer(message.content) if m[0]]
-            spans += [Span(start, stop, factor) for start, stop in matches]
-            found[i] += bool(matches)
+            spans += [Span(start, stop, rule.weight) for start, stop in matches]
+            seen[f"data.weights[{i}]"] += bool(matches)
         return replace(message, spans=tuple(spans))
 
-    done = [replace(c, messages=tuple(map(weighed, c.messages))) for c in conversations] if rules else conversations
-    said = _("data.weights: {what} stands in {n} answers and has the weight {weight:g}.")
-    never = _("data.weights: {what} stands in no answer.")
-    return list(done), [
-        (said if n else never).format(what=rule.text or rule.pattern, n=n, weight=rule.weight)
-        for rule, n in zip(rules, found, strict=True)
-    ]
+    def notices(self, seen: Counter[str]) -> list[str]:
+        """For each rule a sentence on where it holds."""
+        said = _("data.weights: {what} stands in {n} answers and has the weight {weight:g}.")
+        never = _("data.weights: {what} stands in no answer.")
+        counted = [(rule, seen[f"data.weights[{i}]"]) for i, (rule, _pattern) in enumerate(self._rules)]
+        return [
+            (said if n else never).format(what=rule.text or rule.pattern, n=n, weight=rule.weight)
+            for rule, n in counted
+        ]

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tunesmith.data.dataset import Rejected
+from tunesmith.data.intake import Rejected
 from tunesmith.data.read import data_in
 from tunesmith.errors import DataError, Problem, RunError
 from tunesmith.i18n import _

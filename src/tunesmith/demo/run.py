@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from tunesmith.actions import after, check
+from tunesmith.actions.compare import compare
 from tunesmith.actions.opening import open_run
 from tunesmith.actions.train import train
 from tunesmith.actions.voice import Voice
@@ -62,7 +63,8 @@ def demo(folder: Path, voice: Voice, *, overwrite: bool = False, overrides: tupl
     _step(voice, f"tunesmith eval {run}")
     opened = open_run(str(run), voice)
     tuned, tuned_folder = after.evaluate(opened, voice)
-    comparison = _draw(before, tuned, run)
+    _step(voice, f"tunesmith compare {run}")
+    comparison = compare([before_folder, tuned_folder]).folder / "report.html"
     _step(voice, f"tunesmith merge {run}")
     for line in after.merge(opened, run / "merged", overwrite=True).describe():
         voice.say(line)
@@ -101,12 +103,6 @@ def _write_inputs(folder: Path, base: Path, overrides: tuple[str, ...]) -> Loade
     path = folder / "run.yaml"
     path.write_text(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), encoding="utf-8")
     return load(path, overrides)
-
-
-def _draw(before: Any, tuned: Any, run: Path) -> Path:
-    from tunesmith.evaluate.plot import compare_bars
-
-    return compare_bars(before, tuned, run / "evaluation" / "comparison.png", names=(_("before"), _("after")))
 
 
 def _step(voice: Voice, command: str) -> None:

@@ -1,4 +1,4 @@
-"""Pictures: accuracy by group, two models side by side, the course of the loss. PNG files, drawn without a screen.
+"""Pictures: accuracy by group, the course of the loss. PNG files, drawn without a screen.
 
 Knows results and metrics as they are written, and nothing of how they came about. matplotlib is loaded by the first
 picture, not with this file.
@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tunesmith.evaluate.results import Report
+from tunesmith.evaluate.results import Report, percent
 from tunesmith.i18n import _
 
 if TYPE_CHECKING:
@@ -35,35 +35,14 @@ def subtype_accuracy(report: Report, path: Path) -> Path:
     groups = sorted(_groups(report).items(), key=lambda item: (item[1]["accuracy"], item[1]["n"]))
     names = [name for name, _group in groups]
     title = _("{share} of the answers are right ({correct} of {n} rows)").format(
-        share=_percent(report.accuracy), correct=report.totals["correct"], n=report.totals["n"]
+        share=percent(report.accuracy), correct=report.totals["correct"], n=report.totals["n"]
     )
     with figure(path, 7.5, 1.6 + 0.34 * len(groups), [title, *names]) as (_fig, axes):
         for y, (_name, group) in enumerate(groups):
-            _bar(axes, y, group, BLUE, 0.62)
+            bar(axes, y, group, BLUE, 0.62)
         axes.axvline(report.accuracy, color=GREY, lw=0.8, ls=(0, (4, 3)), zorder=0)
-        _by_group(axes, names, title)
+        by_group(axes, names, title)
         axes.set_xlabel(_("Share of right answers in each group, with its 95 % interval; dashed: all rows"))
-    return path
-
-
-def compare_bars(base: Report, tuned: Report, path: Path, names: tuple[str, str] | None = None) -> Path:
-    """Two bars for each group that both have, the largest gain on top; `names` are the two models' in the legend."""
-    first, second = names or (_("base"), _("tuned"))
-    before, after = _groups(base), _groups(tuned)
-    pairs = [(name, before[name], after[name]) for name in before.keys() & after.keys()]
-    pairs.sort(key=lambda pair: (pair[2]["accuracy"] - pair[1]["accuracy"], pair[2]["accuracy"], pair[0]))
-    title = _("{first}: {a} right, {second}: {b} right").format(
-        first=first, second=second, a=_percent(base.accuracy), b=_percent(tuned.accuracy)
-    )
-    labels = [name for name, *_both in pairs]
-    with figure(path, 7.5, 2.0 + 0.52 * len(pairs), [title, *labels]) as (_fig, axes):
-        for y, (_name, low, high) in enumerate(pairs):
-            _bar(axes, y + 0.2, high, BLUE, 0.36)
-            _bar(axes, y - 0.2, low, PALE_BLUE, 0.36)
-        _by_group(axes, labels, title)
-        axes.set_xlabel(_("Share of right answers in each group, with its 95 % interval"))
-        handles = [axes.barh(0, 0, color=colour) for colour in (BLUE, PALE_BLUE)]
-        axes.legend(handles, [second, first], loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False)
     return path
 
 
@@ -102,19 +81,19 @@ def _groups(report: Report) -> dict[str, dict[str, Any]]:
     return report.totals["groups"] or {_("all rows"): report.totals}
 
 
-def _bar(axes: Axes, y: float, group: dict[str, Any], colour: str, height: float) -> None:
+def bar(axes: Axes, y: float, group: dict[str, Any], colour: str, height: float) -> None:
     low, high = group["interval"]
     share = group["accuracy"]
     axes.barh(y, share, height, color=colour)
     axes.plot([low, high], [y, y], color=INK, lw=1, alpha=0.55, solid_capstyle="butt")
-    text = f"{_percent(share)}  ({group['correct']}/{group['n']})"
+    text = f"{percent(share)}  ({group['correct']}/{group['n']})"
     axes.text(1.02, y, text, va="center", fontsize=8.5, color=INK, transform=axes.get_yaxis_transform())
 
 
-def _by_group(axes: Axes, names: Sequence[str], title: str) -> None:
+def by_group(axes: Axes, names: Sequence[str], title: str) -> None:
     axes.set(xlim=(0, 1), ylim=(-0.6, len(names) - 0.4), yticks=range(len(names)))
     axes.set_yticklabels(names)
-    axes.xaxis.set_major_formatter(lambda share, _position: _percent(share))
+    axes.xaxis.set_major_formatter(lambda share, _position: percent(share))
     axes.spines["left"].set_visible(False)
     axes.grid(axis="x", color=LIGHT, lw=0.6)
     axes.set_title(title, loc="left", pad=12)
@@ -145,10 +124,6 @@ def _smooth(values: Sequence[float]) -> list[float]:
     return means
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %"
-
-
 @contextmanager
 def figure(path: Path, width: float, height: float, texts: Sequence[str]) -> Iterator[tuple[Figure, Axes]]:
     """A figure in the house's style, saved when the block ends."""
@@ -156,7 +131,7 @@ def figure(path: Path, width: float, height: float, texts: Sequence[str]) -> Ite
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    wide = any(map(_is_wide, texts))
+    wide = any(map(is_wide, texts))
     style: dict[Any, Any] = {
         "font.family": _fonts(wide),
         "axes.titleweight": "normal" if wide else "bold",  # the Chinese fonts have one weight
@@ -173,7 +148,7 @@ def figure(path: Path, width: float, height: float, texts: Sequence[str]) -> Ite
         figure.savefig(path, bbox_inches="tight", facecolor="white")
 
 
-def _is_wide(text: str) -> bool:
+def is_wide(text: str) -> bool:
     return any(unicodedata.east_asian_width(character) in "WF" for character in text)
 
 

@@ -10,7 +10,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from tunesmith.evaluate.results import OTHER, UNREAD, Report
+from tunesmith.evaluate.measures import figures
+from tunesmith.evaluate.results import OTHER, UNREAD, Report, percent
 from tunesmith.i18n import _, language
 
 MOST_WRONG = 200
@@ -33,10 +34,22 @@ pre { white-space: pre-wrap; overflow-wrap: anywhere; margin: .2rem 0 .8rem; pad
 
 def write(report: Report, path: Path) -> Path:
     """The page at `path`: the figure, the groups, what was taken for what, and the wrong rows (the first 200)."""
-    title = _("{share} of {n} answers are right").format(share=_percent(report.accuracy), n=report.totals["n"])
+    title = _("{share} of {n} answers are right").format(share=percent(report.accuracy), n=report.totals["n"])
     body = "\n".join(
-        [f"<h1>{escape(title)}</h1>", _summary(report), _groups(report), _confusion(report), _wrong(report)]
+        [
+            f"<h1>{escape(title)}</h1>",
+            _summary(report),
+            _groups(report),
+            _figures(report),
+            _confusion(report),
+            _wrong(report),
+        ]
     )
+    return write_page(title, body, path)
+
+
+def write_page(title: str, body: str, path: Path) -> Path:
+    """A page of this look; `body` is HTML in which every text is escaped already."""
     page = (
         f'<!doctype html>\n<html lang="{language()}">\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width">\n'
@@ -52,17 +65,17 @@ def _summary(report: Report) -> str:
     low, high = totals["interval"]
     lines = [
         _("On {n} rows, chance alone leaves the true share between {low} and {high} (95 % interval).").format(
-            n=totals["n"], low=_percent(low), high=_percent(high)
+            n=totals["n"], low=percent(low), high=percent(high)
         )
     ]
     if report.settings.get("best_by") == "test" and report.settings.get("step") is not None:
         lines.append(_("These test rows also chose the best checkpoint, so the result on them flatters."))
     if totals["macro_accuracy"] is not None:
-        share = _percent(totals["macro_accuracy"])
+        share = percent(totals["macro_accuracy"])
         lines.append(_("Every group counted the same: {share}.").format(share=share))
     for count, sentence in (
         (totals["empty"], _("{n} answers are empty.")),
-        (totals["unparsed"], _("{n} answers can't be read by the answer template; they count as wrong.")),
+        (totals["unparsed"], _("{n} answers can't be read; they count as wrong.")),
         (totals["unfinished"], _("{n} answers reached generation.max_new_tokens before their end.")),
     ):
         if count:
@@ -76,14 +89,23 @@ def _groups(report: Report) -> str:
     groups = sorted(report.totals["groups"].items(), key=lambda item: (-item[1]["accuracy"], item[0]))
     rows = []
     for name, group in groups:
-        low, high = group["interval"]
-        bar = f'<i style="width:{group["accuracy"]:.1%}"></i><b style="left:{low:.1%};width:{high - low:.1%}"></b>'
         rows.append(
-            f'<tr><td>{escape(name)}</td><td class="bar"><div>{bar}</div></td>'
-            f'<td class="number">{_percent(group["accuracy"])}</td>'
+            f'<tr><td>{escape(name)}</td><td class="bar">{bar(group)}</td>'
+            f'<td class="number">{percent(group["accuracy"])}</td>'
             f'<td class="number quiet">{group["correct"]} / {group["n"]}</td></tr>'
         )
     return f"<h2>{escape(_('By group'))}</h2>\n<table>\n" + "\n".join(rows) + "\n</table>"
+
+
+def _figures(report: Report) -> str:
+    """What each metric says; nothing where that is the one share above."""
+    found = [*figures(report.totals["scores"])]
+    if len(found) < 2:
+        return ""
+    rows = [f'<tr>{cells("td", line[:2])}<td class="number">{escape(line[2])}</td></tr>' for line in found]
+    signatures = [score["signature"] for score in report.totals["scores"].values() if "signature" in score]
+    note = f'<p class="quiet">{"<br>".join(map(escape, signatures))}</p>' if signatures else ""
+    return f"<h2>{escape(_('By metric'))}</h2>\n<table>\n" + "\n".join(rows) + f"\n</table>{note}"
 
 
 def _confusion(report: Report) -> str:
@@ -92,16 +114,16 @@ def _confusion(report: Report) -> str:
         return ""
     given = list(table) + [name for name in (OTHER, UNREAD) if any(name in counts for counts in table.values())]
     names = {OTHER: _("something else"), UNREAD: _("not readable")}
-    head = _cells("th", ["", *(names.get(name, name) for name in given)])
+    head = cells("th", ["", *(names.get(name, name) for name in given)])
     rows = []
     for expected, counts in table.items():
-        cells = [
+        counted = [
             f'<td class="{"right" if name == expected else "wrong"}">{counts[name]}</td>'
             if name in counts
             else "<td></td>"
             for name in given
         ]
-        rows.append(f"<tr><th>{escape(expected)}</th>{''.join(cells)}</tr>")
+        rows.append(f"<tr><th>{escape(expected)}</th>{''.join(counted)}</tr>")
     note = _("Rows: what was expected. Columns: what was answered.")
     return (
         f'<h2>{escape(_("What was taken for what"))}</h2>\n<p class="quiet">{escape(note)}</p>\n'
@@ -134,9 +156,12 @@ def _row(row: dict[str, Any]) -> str:
     return f"<details open><summary>{escape(place or str(row['index']))}</summary>{texts}</details>"
 
 
-def _cells(tag: str, texts: Iterable[str]) -> str:
+def bar(share: dict[str, Any]) -> str:
+    """A share of right answers, and over it its interval."""
+    low, high = share["interval"]
+    drawn = f'<i style="width:{share["accuracy"]:.1%}"></i><b style="left:{low:.1%};width:{high - low:.1%}"></b>'
+    return f"<div>{drawn}</div>"
+
+
+def cells(tag: str, texts: Iterable[str]) -> str:
     return "".join(f"<{tag}>{escape(text)}</{tag}>" for text in texts)
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %"

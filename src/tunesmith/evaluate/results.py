@@ -6,7 +6,6 @@ Every share comes with its 95 % interval. Knows nothing of how answers came abou
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from typing import Any
 
 from tunesmith.errors import RunError
 from tunesmith.evaluate.metrics import fold
+from tunesmith.evaluate.statistics import wilson
 from tunesmith.i18n import _
 
 RESULTS = "evaluation_results.json"
@@ -58,29 +58,14 @@ class Report:
             raise RunError(message.format(error=error), place=str(path)) from error
 
 
-def wilson(correct: int, n: int) -> tuple[float, float]:
-    """The 95 % score interval of a share (Wilson 1927): honest also for few rows and near 0 and 1."""
-    if n == 0:
-        return 0.0, 1.0
-    z = 1.959964
-    share, spread = correct / n, z * math.sqrt(correct * (n - correct) / n + z * z / 4) / (n + z * z)
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    return max(0.0, min(share, centre - spread)), min(1.0, max(share, centre + spread))
-
-
 def totals(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Over all rows and by group; `macro_accuracy` counts every group the same, whatever its size."""
-    members: dict[str, list[dict[str, Any]]] = {}
-    for row in rows:
-        if row["group"] is not None:
-            members.setdefault(row["group"], []).append(row)
-    groups = {name: _share([row["correct"] for row in members[name]]) for name in sorted(members)}
-    names = rows[0]["scores"] if rows else ()
+    groups = shares(rows, "group")
     return {
-        **_share([row["correct"] for row in rows]),
+        **share(sum(row["correct"] for row in rows), len(rows)),
         "macro_accuracy": sum(group["accuracy"] for group in groups.values()) / len(groups) if groups else None,
         "groups": groups,
-        "scores": {name: _share([row["scores"][name]["correct"] for row in rows]) for name in names},
+        "types": shares(rows, "type"),
         "confusion": _confusion(rows),
         "empty": sum(not row["answer"].strip() for row in rows),
         "unparsed": sum(any(s.get("label", "") is None for s in row["scores"].values()) for row in rows),
@@ -90,9 +75,22 @@ def totals(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _share(verdicts: Sequence[bool]) -> dict[str, Any]:
-    n, correct = len(verdicts), sum(verdicts)
+def shares(rows: Sequence[dict[str, Any]], column: str) -> dict[str, dict[str, Any]]:
+    """The share of right answers for each value of a column of the records, in the order of the values."""
+    members: dict[str, list[bool]] = {}
+    for row in rows:
+        if row.get(column) is not None:
+            members.setdefault(row[column], []).append(row["correct"])
+    return {name: share(sum(members[name]), len(members[name])) for name in sorted(members)}
+
+
+def share(correct: int, n: int) -> dict[str, Any]:
+    """A share of right answers as results hold it."""
     return {"n": n, "correct": correct, "accuracy": correct / n if n else 0.0, "interval": list(wilson(correct, n))}
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
 
 
 def _confusion(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, int]] | None:

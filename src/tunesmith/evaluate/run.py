@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from tunesmith.conversation import Conversation, Message
 from tunesmith.data.fields import parse_answer, pieces
 from tunesmith.errors import ConfigError, DataError, Problem, RunError, TunesmithError
+from tunesmith.evaluate.measures import measures
 from tunesmith.evaluate.metrics import Metric, MetricContext, default, load
 from tunesmith.evaluate.results import RESULTS, Report, totals
 from tunesmith.i18n import _
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 PARTIAL = "records.jsonl"
 
 Respond = Callable[[Sequence[Conversation]], "Iterable[Generated]"]
+Measure = Callable[[Metric, Sequence[Conversation]], list[dict[str, Any]]]
 
 
 def evaluate(
@@ -40,28 +42,32 @@ def evaluate(
     settings: dict[str, Any] | None = None,
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    measure: Measure | None = None,
 ) -> Report:
     """Answer, judge and write `out/evaluation_results.json`. A conversation's last message is the expected answer.
 
     `respond` is given the conversations without that message and yields an answer for each, in their order. The first
-    metric decides what is correct. `settings` are kept with the results, and answers of an interrupted evaluation
-    serve only the same settings and rows. `progress(done, rows)` is called after each answer.
+    metric that tells right from wrong decides what is correct; where none of those named does, the one that the data
+    suggests comes first. `measure` is asked for the scores of metrics that need the model. `settings` are kept with
+    the results, and answers of an interrupted evaluation serve only the same settings and rows. `progress(done, rows)`
+    is called after each answer.
     Everything that can be wrong with the rows is found before the first answer: ConfigError, DataError, RunError.
     """
     result = out / RESULTS
     if result.exists() and not overwrite:
         raise RunError(_("Results are already there. Replace them with --overwrite."), place=str(result))
     context = MetricContext(answer_template, label)
-    judges = {name: load(name) for name in metrics or default(context)}
-    _check(conversations, judges, context, group_by)
+    judges = _judges(conversations, metrics, context, group_by)
 
     prompts = [replace(conversation, messages=conversation.messages[:-1]) for conversation in conversations]
     answers = _answers(prompts, respond, out / PARTIAL, settings or {}, progress)
+    measured = {name: _measured(judge, measure, conversations) for name, judge in judges.items() if judge.measure}
     rows = [
-        _row(conversation, answer, judges, context, group_by)
-        for conversation, answer in zip(conversations, answers, strict=True)
+        _row(conversation, answer, judges, {name: found[i] for name, found in measured.items()}, context, group_by)
+        for i, (conversation, answer) in enumerate(zip(conversations, answers, strict=True))
     ]
-    report = Report(rows, totals(rows), {"metrics": list(judges), "group_by": group_by, **(settings or {})})
+    found = totals(rows) | {"scores": measures(rows, judges, context)}
+    report = Report(rows, found, {"metrics": list(judges), "group_by": group_by, **(settings or {})})
     report.write(result)
     (out / PARTIAL).unlink()
     return report
@@ -73,10 +79,32 @@ def text(message: Message) -> str:
     return "\n".join([message.content, *calls] if message.content else calls)
 
 
+def _judges(
+    conversations: Sequence[Conversation], named: Sequence[str] | None, context: MetricContext, group_by: str | None
+) -> dict[str, Metric]:
+    """The metrics by name, the one that decides first; all proved to be able to judge these rows."""
+    golds = [text(conversation.messages[-1]) for conversation in conversations if conversation.messages]
+    usual = default(context, golds)
+    judges = {name: load(name) for name in named or usual}
+    deciding = _check(conversations, judges, context, group_by)
+    if deciding is None:
+        deciding = usual[0]
+        judges[deciding] = load(deciding)
+        _check(conversations, {deciding: judges[deciding]}, context, group_by)
+    return {deciding: judges[deciding]} | judges
+
+
+def _measured(metric: Metric, measure: Measure | None, conversations: Sequence[Conversation]) -> list[dict[str, Any]]:
+    if measure is None:
+        raise ConfigError(_("A metric that needs the model can't judge answers alone."), place="evaluation.metrics")
+    return measure(metric, conversations)
+
+
 def _check(
     conversations: Sequence[Conversation], judges: dict[str, Metric], context: MetricContext, group_by: str | None
-) -> None:
-    """Raise all that would fail later: every metric judges every expected answer once, before minutes of work."""
+) -> str | None:
+    """The first metric that tells right from wrong. Raises all that would fail later: every metric judges every
+    expected answer once, before minutes of work."""
     if not conversations:
         raise DataError(_("There are no rows to evaluate."))
     columns = sorted({column for conversation in conversations for column in conversation.meta})
@@ -85,6 +113,7 @@ def _check(
         message = _("{column} is not a column of the rows. There are: {columns}.")
         raise ConfigError(message.format(column=group_by, columns=", ".join(columns)), place="evaluation.group_by")
     problems: list[Problem] = []
+    deciding: dict[str, None] = {}
     for conversation in conversations:
         last = conversation.messages[-1] if conversation.messages else Message("user")
         if last.role != "assistant" or not text(last):
@@ -92,13 +121,15 @@ def _check(
             continue
         for name, judge in judges.items():
             try:
-                _score(name, judge, text(last), text(last), context)
+                if "correct" in _score(name, judge, text(last), text(last), context):
+                    deciding[name] = None
             except ConfigError:  # the same for every row
                 raise
             except TunesmithError as error:
                 problems.append(Problem(_place(conversation), str(error)))
     if problems:
         raise DataError(problems)
+    return next(iter(deciding), None)
 
 
 def _place(conversation: Conversation) -> str:
@@ -106,14 +137,16 @@ def _place(conversation: Conversation) -> str:
 
 
 def _score(name: str, judge: Metric, gold: str, answer: str, context: MetricContext) -> dict[str, Any]:
+    if judge.measure:
+        return {}
     try:
         score = judge(gold, answer, context)
     except TunesmithError:
         raise
     except Exception as error:  # a user's own metric may raise anything
         raise DataError(_("The metric {name} failed: {error!r}.").format(name=name, error=error)) from error
-    if not isinstance(score, dict) or not isinstance(score.get("correct"), bool):
-        message = _("The metric {name} must return a dict in which correct is True or False.")
+    if not isinstance(score, dict) or not score or not isinstance(score.get("correct", True), bool):
+        message = _("The metric {name} must return a dict with figures in it; correct, if there, is True or False.")
         raise ConfigError(message.format(name=name), place="evaluation.metrics")
     return score
 
@@ -166,22 +199,31 @@ def _row(
     conversation: Conversation,
     answer: dict[str, Any],
     judges: dict[str, Metric],
+    measured: dict[str, dict[str, Any]],
     context: MetricContext,
     group_by: str | None,
 ) -> dict[str, Any]:
     *prompt, last = conversation.messages
     scores = {name: _score(name, judge, text(last), answer["answer"], context) for name, judge in judges.items()}
+    scores |= measured
     return {
         "index": conversation.index,
         "id": conversation.meta.get("id"),
         "origin": str(conversation.origin) if conversation.origin else None,
         "group": _group(conversation, group_by, context.answer_template) if group_by else None,
+        "type": _type(conversation, next(iter(scores.values()))),
         "prompt": [{"role": message.role, "content": text(message)} for message in prompt],
         "gold": text(last),
         **answer,
         "correct": next(iter(scores.values()))["correct"],
         "scores": scores,
     }
+
+
+def _type(conversation: Conversation, score: dict[str, Any]) -> str | None:
+    """The row's own column `type`, or else the label that was expected; None where it has neither."""
+    declared = conversation.meta.get("type", score.get("expected"))
+    return None if declared is None else str(declared)
 
 
 def _group(conversation: Conversation, group_by: str, template: str | None) -> str:

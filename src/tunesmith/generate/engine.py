@@ -11,36 +11,34 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from peft import PeftModel
-from transformers import (
-    GenerationConfig,
-    LogitsProcessorList,
-    PreTrainedModel,
-    RepetitionPenaltyLogitsProcessor,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
-)
+from transformers import PreTrainedModel
 
 from tunesmith.config.schema import GenerationSection
 from tunesmith.conversation import Conversation, Message
+from tunesmith.generate import library
+from tunesmith.generate.choose import Choice
+from tunesmith.generate.decode import Decoder, Written, can_decode
+from tunesmith.generate.packed import packed
+from tunesmith.generate.slots import slot_attending
 
 if TYPE_CHECKING:
     from tunesmith.tokens.encode import Encoder
 
 Model = PreTrainedModel | PeftModel
 
-_WINDOW = 16  # batches whose rows are sorted by length together: little padding, and answers still come steadily
+_WINDOW = 16  # batches whose rows are sorted by length together: rows of like length, and answers still come steadily
 
 
 @dataclass(frozen=True, slots=True)
 class Generated:
     """One answer. `ids` are the new tokens with the one that ended them; `tokens` is their number.
 
-    `seconds` is the row's share of its batch's time. `finished`: the model stopped by itself, not at the limit.
+    `seconds` is the row's share of the time. `finished`: the model stopped by itself, not at the limit.
     """
 
     message: Message
@@ -60,7 +58,7 @@ def generate(
 ) -> Iterator[Generated]:
     """An answer to each conversation, in their order. `progress` hears after each answer how many are there.
 
-    In float32 a row's tokens do not depend on its batch: padding stands left, is masked, and takes up no position.
+    In float32 a row's tokens do not depend on the rows beside it, and its draws never do.
     """
     waiting: dict[int, Generated] = {}
     following = 0
@@ -76,15 +74,14 @@ def generate(
 def as_done(
     model: Model, encoder: Encoder, conversations: Sequence[Conversation], section: GenerationSection
 ) -> Iterator[tuple[int, Generated]]:
-    """(index, answer) of each conversation as soon as its batch is done; rows of like length share a batch."""
+    """(index, answer) of each conversation as soon as it is done; rows of like length are in work together."""
     window = section.batch_size * _WINDOW
-    for start in range(0, len(conversations), window):
-        contexts = [encoder.context(conversation) for conversation in conversations[start : start + window]]
-        longest_first = sorted(range(len(contexts)), key=lambda i: -len(contexts[i]))
-        for first in range(0, len(contexts), section.batch_size):
-            rows = longest_first[first : first + section.batch_size]
-            answers = _batch(model, encoder, [contexts[i] for i in rows], section, section.seed + start + rows[0])
-            yield from zip((start + i for i in rows), answers, strict=True)
+    with _answering(model, encoder, section) as answers:
+        for start in range(0, len(conversations), window):
+            contexts = [encoder.context(conversation) for conversation in conversations[start : start + window]]
+            seeds = [section.seed + start + i for i in range(len(contexts))]
+            for written in answers(contexts, seeds):
+                yield start + written.number, _generated(encoder, written.ids, written.seconds)
 
 
 def stream(
@@ -107,26 +104,22 @@ def stream(
     return _generated(encoder, ids, time.monotonic() - began)
 
 
-@torch.inference_mode()
-def _batch(
-    model: Model, encoder: Encoder, contexts: list[list[int]], section: GenerationSection, seed: int
-) -> list[Generated]:
-    began = time.monotonic()
-    width = max(map(len, contexts))
-    padded = [[encoder.pad_id] * (width - len(ids)) + ids for ids in contexts]
-    mask = [[0] * (width - len(ids)) + [1] * len(ids) for ids in contexts]
-    with _plain(model) as base, _seeded(seed, base.device, section.do_sample):
-        base.generation_config = _settings(section, encoder)  # the model's own would fill in what is not set here
-        written: Any = base.generate(
-            input_ids=torch.tensor(padded, device=base.device), attention_mask=torch.tensor(mask, device=base.device)
-        )
-    seconds = (time.monotonic() - began) / len(contexts)
-    return [_generated(encoder, _through_stop(row[width:].tolist(), encoder), seconds) for row in written]
+@contextmanager
+def _answering(
+    model: Model, encoder: Encoder, section: GenerationSection
+) -> Iterator[Callable[[Sequence[list[int]], Sequence[int]], Iterator[Written]]]:
+    """What makes new tokens of contexts and seeds, in the fast way where the model can."""
+    with _plain(model) as base:
+        if can_decode(base):
+            with slot_attending(base), packed(base):
+                yield Decoder(base, section, encoder.stop_ids).answers
+        else:
+            yield partial(library.answers, base, section=section, stop_ids=encoder.stop_ids, pad_id=encoder.pad_id)
 
 
 def _tokens(model: Model, context: list[int], section: GenerationSection, stop_ids: frozenset[int]) -> Iterator[int]:
     """New tokens, the one that stops included, by a loop over the model's key-value cache."""
-    choose: Any = _processors(section)
+    choose = Choice(section)
     with _plain(model) as base:
         chance = torch.Generator(base.device).manual_seed(section.seed)
         ids = torch.tensor([context], device=base.device)
@@ -137,24 +130,11 @@ def _tokens(model: Model, context: list[int], section: GenerationSection, stop_i
             with torch.inference_mode():
                 output = base(input_ids=new, past_key_values=cache, use_cache=True, **last)
                 cache = output.past_key_values
-                scores = choose(ids, output.logits[:, -1].float())
-                if section.do_sample:
-                    new = scores.softmax(-1).multinomial(1, generator=chance)
-                else:
-                    new = scores.argmax(-1, keepdim=True)
+                new = choose(ids, output.logits[:, -1], chance)
                 ids = torch.cat([ids, new], dim=1)
             yield int(new)
             if int(new) in stop_ids:
                 return
-
-
-@contextmanager
-def _seeded(seed: int, device: torch.device, draws: bool) -> Iterator[None]:
-    """Draws of this block start from `seed`; whoever else draws by chance, such as a training, notices nothing."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else [], enabled=draws):
-        if draws:
-            torch.manual_seed(seed)
-        yield
 
 
 @contextmanager
@@ -168,38 +148,6 @@ def _plain(model: Model) -> Iterator[Any]:
     finally:
         base.generation_config = settings
         model.train(training)
-
-
-def _settings(section: GenerationSection, encoder: Encoder) -> GenerationConfig:
-    chance = {"temperature": section.temperature, "top_p": section.top_p, "top_k": section.top_k}
-    return GenerationConfig(
-        max_new_tokens=section.max_new_tokens,
-        do_sample=section.do_sample,
-        repetition_penalty=section.repetition_penalty,
-        eos_token_id=sorted(encoder.stop_ids) or None,
-        pad_token_id=encoder.pad_id,
-        **(chance if section.do_sample else {}),
-    )
-
-
-def _processors(section: GenerationSection) -> LogitsProcessorList:
-    """What `_settings` means for one step's scores, in the order in which transformers applies it."""
-    steps = LogitsProcessorList()
-    if section.repetition_penalty != 1.0:
-        steps.append(RepetitionPenaltyLogitsProcessor(section.repetition_penalty))
-    if section.do_sample and section.temperature != 1.0:
-        steps.append(TemperatureLogitsWarper(section.temperature))
-    if section.do_sample and section.top_k:
-        steps.append(TopKLogitsWarper(section.top_k))
-    if section.do_sample and section.top_p < 1.0:
-        steps.append(TopPLogitsWarper(section.top_p))
-    return steps
-
-
-def _through_stop(ids: list[int], encoder: Encoder) -> list[int]:
-    """A row of a batch without what pads it after its end."""
-    end = next((i + 1 for i, token in enumerate(ids) if token in encoder.stop_ids), len(ids))
-    return ids[:end]
 
 
 def _generated(encoder: Encoder, ids: list[int], seconds: float) -> Generated:

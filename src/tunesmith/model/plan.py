@@ -16,15 +16,16 @@ from tunesmith.model.machine import Rates
 from tunesmith.model.shapes import EMBEDDINGS, all_parameters
 from tunesmith.model.weights import read_config, tensors, text_config
 
-PROGRAM = 450e6  # bytes of Python with torch, transformers and peft, before a model
-START = 12.0  # seconds to import them, load a small model and try out what it can
+PROGRAM = 480e6  # bytes of Python with torch, transformers and peft, before a model
+START = 14.0  # seconds to import them, load a small model and try out what it can
 CHUNK = 32 * 2**20  # bytes of a chunk of logits in float32, as the loss cuts them
-HEAP = 1.3  # what the allocator holds for a byte that is in use at the peak: holes between blocks of many sizes
-KERNELS, MOST_KERNELS = 12e6, 16  # bytes of compiled products that a batch of a new size leaves; so many batches' stay
-FIRST = 0.25  # seconds to compile the products of a batch
-PASSES = 34  # times that training reads or writes, in float32's pace, each number that it keeps of a token
-PASSES_OF_SCORE, PASSES_OF_LOGIT = 14, 10  # the same for a query's score of a key in one head, and for a logit
-SLOW = 0.25  # share of the rate of large products that attention's small ones reach
+HEAP = 1.45  # what the allocator holds for a byte that is in use at the peak: holes between blocks of many sizes
+KERNELS = 100e6  # bytes of prepared products, of which only so many are kept (model/kernels.py)
+FIRST = 0.5  # seconds to prepare the products of a batch
+PASSES = 105  # times that a number of a token goes through the processor, at the pace of rates.pass_
+PASSES_OF_SCORE, PASSES_OF_LOGIT = 14, 30  # the same for a query's score of a key in one head, and for a logit
+PASSES_OF_PARAMETER = 60  # and for a trained parameter in a step of the optimizer
+SLOW = 0.4  # share of the rate of large products that attention's small ones reach
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ def memory(shape: Shape, how: How, loads: Sequence[Load]) -> Memory:
         optimizer=how.trained * 4.0 * (3 if how.full else 4),  # gradient and two moments; an adapter itself too
         activations=kept * HEAP,
         working=working * HEAP,
-        kernels=0.0 if how.gpu else KERNELS * min(len(loads), MOST_KERNELS),
+        kernels=0.0 if how.gpu else KERNELS,
     )
 
 
@@ -145,7 +146,7 @@ def _moment(shape: Shape, how: How, load: Load) -> tuple[float, float]:
     wide = 7 * shape.inner + 4 * shape.hidden + 2 * shape.queries
     in_layer = tokens * (wide * how.compute_bytes + (layer if how.checkpointing else 0))
     logits = min(load.targets * shape.vocabulary * 4, max(CHUNK, 64 * shape.vocabulary))
-    in_loss = logits * (1 + how.compute_bytes / 2)
+    in_loss = 2.5 * logits  # as they come, in float32, and the exponentials of which the softmax's sum is made
     head = 2 * 4 * shape.vocabulary * shape.hidden if how.full else 0  # the head's gradient and what is added to it
     return held, max(in_layer, in_loss) + head
 
@@ -154,31 +155,33 @@ def kept(shape: Shape, how: How) -> float:
     """Bytes that one layer keeps of one token for its backward."""
     h, q, kv, inner = shape.hidden, shape.queries, shape.keys, shape.inner
     numbers, wide = 2 * q + 2 * kv, 0  # attention's operands, and its result
-    norms = 0
+    head_norms = q + kv if shape.head_norms else 0
     if shape.fused:
-        numbers += 2 * h + 2 * inner
-        norms = q + kv if shape.head_norms else 0
-        numbers += norms + (2 * h + inner if how.full else 0)
+        numbers += 2 * h + 2 * inner + head_norms + (2 * h + inner if how.full else 0)
     else:  # each norm keeps its float32 input, each projection its own
         numbers += 2 * h + 4 * inner
-        wide = (4 * h if shape.head_norms else 2 * h) + (q + kv if shape.head_norms else 0)
-        wide *= 2 if how.full else 1
+        wide = ((4 if shape.head_norms else 2) * h + head_norms) * (2 if how.full else 1)
     return numbers * how.compute_bytes + 4 * wide
 
 
 def seconds(shape: Shape, how: How, load: Load, rates: Rates) -> float:
     """What one batch takes, forward and backward."""
     again = 1 if how.checkpointing else 0
-    product = rates.product * (rates.bfloat16 if how.compute_bytes == 2 else 1.0)
-    through = (6 if how.full else 4) + 2 * again
-    adapter = 0 if how.full else 6 * how.trained
-    in_products = load.tokens * (through * shape.matrices + adapter)
+    in_products = load.tokens * ((6 if how.full else 4) + 2 * again) * shape.matrices
+    in_products += 0 if how.full else load.tokens * 6 * how.trained
     in_products += load.targets * shape.hidden * shape.vocabulary * (6 if how.full else 4)
     in_attention = load.pairs * shape.layers * shape.queries * (14 + 4 * again)
-    passes = load.tokens * shape.layers * kept(shape, how) / how.compute_bytes * PASSES * (1 + again / 3)
+    product = rates.product * (rates.bfloat16 if how.compute_bytes == 2 else 1.0)
+    moved = shape.layers * 2 * (shape.hidden + shape.queries + shape.keys + shape.inner)
+    moved *= (1.0 if shape.fused else 1.5) * (1.4 if how.full else 1.0) * (1 + again / 3)
+    passes = load.tokens * moved * PASSES + load.targets * shape.vocabulary * PASSES_OF_LOGIT
     passes += load.pairs * shape.layers * shape.heads * PASSES_OF_SCORE
-    passes += load.targets * shape.vocabulary * PASSES_OF_LOGIT
     return (in_products + in_attention / SLOW) / product + passes * rates.pass_ + FIRST
+
+
+def seconds_of_update(how: How, rates: Rates) -> float:
+    """What the optimizer takes in a step."""
+    return how.trained * PASSES_OF_PARAMETER * rates.pass_
 
 
 def checkpoint_bytes(how: How) -> int:

@@ -10,7 +10,8 @@ from tunesmith.conversation import Message
 from tunesmith.errors import TemplateError
 from tunesmith.i18n import _
 from tunesmith.tokens.jsontemplate import read
-from tunesmith.tokens.template import ChatTemplate, clean
+from tunesmith.tokens.marks import clean
+from tunesmith.tokens.template import ChatTemplate
 from tunesmith.tokens.tokenizer import Tokenizer
 
 SHIPPED = Path(__file__).parent / "templates"
@@ -38,7 +39,8 @@ def choose(
         return _named(str(path))
     if own:
         return own, str(folder)
-    fitting = [name for name, file in shipped().items() if Tokenizer(folder, text := read(file)).fits(text)]
+    tokenizer = Tokenizer(folder)
+    fitting = [name for name, file in shipped().items() if tokenizer.fits(read(file))]
     if len(fitting) == 1:
         return _named(fitting[0])
     if fallback:

@@ -16,7 +16,7 @@ from tunesmith.i18n import _
 from tunesmith.tokens.answer import Answer, Encoded
 from tunesmith.tokens.encode import Encoder
 from tunesmith.tokens.forest import grow
-from tunesmith.tokens.template import clean
+from tunesmith.tokens.marks import clean
 
 PROBE = tuple(Message(role, f"==={role}_message_test===") for role in ("system", "user", "assistant"))
 

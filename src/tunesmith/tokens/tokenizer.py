@@ -52,7 +52,8 @@ class Tokenizer:
     @cached_property
     def _continuation(self) -> RustTokenizer:
         spec = _no_prefix_space(self.spec)
-        return self._plain if spec == self.spec else self._without_control(spec)
+        same = all(spec.get(part) == self.spec.get(part) for part in ("normalizer", "pre_tokenizer"))
+        return self._plain if same else self._without_control(spec)  # to make another takes a second
 
     def _special_tokens(self) -> dict[str, str]:
         """bos_token, eos_token and so on, as the template calls them."""
@@ -107,11 +108,15 @@ class Tokenizer:
         def swallows(text: str, side: str) -> str:
             return r"\s*" if added.get(text, {}).get(side) else ""
 
+        def unbroken(text: str) -> str:
+            # Of a longer token's characters, each is broken: it can't match. So the search stays free to leap to `<`.
+            return f"(?<!{BROKEN})" if len(text.strip()) < 2 else ""
+
         parts = [
-            swallows(text, "lstrip") + re.escape(text) + swallows(text, "rstrip")
+            unbroken(text) + swallows(text, "lstrip") + re.escape(text) + swallows(text, "rstrip")
             for text in sorted(self.control, key=len, reverse=True)
         ]
-        return re.compile(f"(?<!{BROKEN})(" + "|".join(parts) + ")" if parts else "(?!)()")
+        return re.compile("(" + "|".join(parts) + ")" if parts else "(?!)()")
 
     def control_id(self, found: str) -> int:
         """The id of what the pattern found."""
@@ -121,7 +126,7 @@ class Tokenizer:
         """Whether the control tokens that a template is made for are all here, and none of those that it excludes."""
         present, absent = made_for(template)
         added = {token["content"] for token in self.spec.get("added_tokens", [])}
-        return bool(present) and self.control.keys() >= set(present) and added.isdisjoint(absent)
+        return bool(present) and self._control_tokens(template).keys() >= set(present) and added.isdisjoint(absent)
 
     def id_of(self, token: str | None) -> int | None:
         if token is None or token in self.control:

@@ -14,7 +14,10 @@ from typing import Any
 from tunesmith.conversation import Message, ToolCall
 from tunesmith.errors import TemplateError
 from tunesmith.i18n import _
-from tunesmith.tokens.template import ANCHOR, CLOSE, OPEN, PROBE_ID, ChatTemplate, clean, spans
+from tunesmith.tokens.calls import CallSyntax
+from tunesmith.tokens.manner import PROBE_ID
+from tunesmith.tokens.marks import ANCHOR, CLOSE, OPEN, clean, spans
+from tunesmith.tokens.template import ChatTemplate
 
 THINK, UNTHINK = "<think>\n", "\n</think>\n\n"
 EMPTY = re.compile(r"(?:<think>\s*)?</think>\s*$")  # a generation prompt that has closed the reasoning
@@ -29,7 +32,7 @@ def render_turn(
     """(context, answer) with marks, the answer with all that the template adds. TemplateError if anything is lost."""
     context = template.render(history, tools, prompt=True)
     full = template.render([*history, message], tools, prompt=False)
-    turn, has_place = len(history), template.reasoning_key is not None
+    turn, has_place = len(history), template.manner.reasoning_key is not None
     if not full.startswith(context) and (OPEN in full) != (OPEN in context):  # one of them could not bear marks
         context, full = (text.replace(OPEN, "").replace(CLOSE, "") for text in (context, full))
     answer = _behind(context, full, message, has_place=has_place)
@@ -100,6 +103,7 @@ class Frame:
 
     plain: str  # a whole answer as rendered, marks included
     call: str | None  # one that calls a tool; None where there is no place for it
+    calls: CallSyntax | None  # how calls are read back
     head: str
     before_reasoning: str
     behind_reasoning: str
@@ -116,10 +120,20 @@ class Frame:
         if thought and len(marked) > 1:
             before, behind = clean(thought[: marked[0][0]]), clean(thought[marked[0][1] : marked[1][0]])
         head, rest = clean(plain[: max(plain.find(OPEN), 0)]), plain.rpartition(CLOSE)[2]
-        own = template.reasoning_key or BEGUN.search(context) or "enable_thinking" in template.text
+        own = template.manner.reasoning_key or BEGUN.search(context) or "enable_thinking" in template.text
         spoken = head if head.strip() or not own else ""
         silent = spoken if own else head + THINK + UNTHINK
-        return cls(plain, call, head, before, behind, rest[: len(rest) - len(rest.lstrip())], silent, spoken)
+        return cls(
+            plain,
+            call,
+            CallSyntax.of(call),
+            head,
+            before,
+            behind,
+            rest[: len(rest) - len(rest.lstrip())],
+            silent,
+            spoken,
+        )
 
     def silenced(self, context: str, answer: str) -> tuple[str, str]:
         """The turn with the empty block in its context, where it is not trained."""
@@ -128,12 +142,17 @@ class Frame:
         return context + self.silent, answer.removeprefix(self.spoken)
 
     def read(self, text: str) -> Message:
-        """A generated answer read back: its reasoning apart, the template's own words around it removed."""
+        """A generated answer read back: its reasoning and calls apart, the template's own words around it removed."""
         text = text.removesuffix(self.tail)
         before, behind = self.before_reasoning.strip(), self.behind_reasoning.strip()
         found = re.match(rf"\s*{re.escape(before)}(.*?){re.escape(behind)}(.*)", text, re.DOTALL)
+        reasoning, content = None, text.removeprefix(self.head)
         if found:
             gap = self.behind_reasoning[len(self.behind_reasoning.rstrip()) :]
             content = found[2].removeprefix(gap) if found[2].startswith(gap) else found[2].lstrip("\n")
-            return Message("assistant", content, reasoning=found[1].strip() or None)
-        return Message("assistant", text.removeprefix(self.head))
+            reasoning = found[1].strip() or None
+        said, calls = self.calls.read(content) if self.calls else (content, ())
+        if calls and not found and before and said.lstrip().startswith(before):  # a call may follow it in another way
+            reasoning = said.lstrip().removeprefix(before).partition(behind.partition(">")[0])[0].strip() or None
+            said = ""
+        return Message("assistant", said.strip() if calls else said, reasoning=reasoning, tool_calls=calls)

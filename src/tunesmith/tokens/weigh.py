@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tunesmith.conversation import Message, Span
-from tunesmith.tokens.template import MARKS, clean, spans
+from tunesmith.tokens.marks import MARKS, clean, spans
 from tunesmith.tokens.tokenizer import UNREACHABLE, Tokenizer
 
 Factors = list[float | None]  # of characters; None where nothing is said about one
@@ -31,6 +31,23 @@ def factors(answer: str, message: Message) -> Factors:
                 before = found[place]
                 found[place] = span.weight if before is None else before * span.weight
     return found
+
+
+def answer_factors(tokenizer: Tokenizer, answer: str, message: Message, n: int) -> list[float]:
+    """For each of the `n` ids of a rendered answer what the message's spans say; 1 for what is the template's own."""
+    if not message.spans:
+        return [1.0] * n
+    said = factors(answer, message)
+    found: list[float] = []
+    start = 0
+    for i, piece in enumerate(tokenizer.control_pattern.split(answer)):
+        if i % 2:
+            found.append(1.0)
+        else:
+            part, continuation = said[start : start + len(piece)], tokenizer.prefix_once if i else True
+            found += token_factors(tokenizer, piece, part, continuation=continuation)
+        start += len(piece)
+    return found + [1.0] * (n - len(found))
 
 
 def token_factors(tokenizer: Tokenizer, text: str, said: Factors, *, continuation: bool) -> list[float]:

@@ -28,9 +28,7 @@ class Batch:
     attention_mask: Tensor | None = None
 
     @classmethod
-    def of_forest(
-        cls, forest: Forest, device: torch.device, *, fast: bool = True, trunk: Trunk | None = None
-    ) -> Batch:
+    def of_forest(cls, forest: Forest, device: torch.device, *, fast: bool = True, trunk: Trunk | None = None) -> Batch:
         """`fast` False: attention run by run, the plain reference. With a `trunk` its tokens are left out here."""
         above = len(trunk) if trunk else 0
 

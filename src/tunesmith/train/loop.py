@@ -22,7 +22,7 @@ from tunesmith.i18n import _
 from tunesmith.model.trunk import Trunk
 from tunesmith.tokens.forest import grow
 from tunesmith.train import checkpoint as checkpoints
-from tunesmith.train import track
+from tunesmith.train import memory, track
 from tunesmith.train.batch import Batch
 from tunesmith.train.loss import Trainee
 from tunesmith.train.optim import make_optimizer, rate_at
@@ -113,6 +113,7 @@ class Loop:
             self.model(Batch.of_trunk(trunk, self.accelerator.device, fast=self.fast))
         total = 0.0
         for i, batch in enumerate(batches):
+            memory.give_back(self.accelerator.device)
             with self._sync_on(i == len(batches) - 1):
                 loss, _losses = self.model(self.batch(batch, trunk))
                 self.accelerator.backward(loss * world / weight)
@@ -129,7 +130,7 @@ class Loop:
         return total, weight, sum(len(a) for row in rows for a in row.answers), norm
 
     def batches(self, rows: Sequence[Row]) -> tuple[list[int], list[list[Row]]]:
-        """What a step's rows begin with, if that is computed apart, and the rows in batches that are computed at once."""
+        """What a step's rows begin with, where that is computed apart, and the batches that are computed at once."""
         size, world = self.section.per_device_train_batch_size, self.accelerator.num_processes
         return cut(rows, size, AT_ONCE, forest=self.forest, trunk=takes_trunks(self.section, world))
 

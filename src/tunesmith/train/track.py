@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +37,3 @@ def usage(device: torch.device) -> dict[str, float]:
         except (ModuleNotFoundError, RuntimeError):
             return found
     return found
-
-
-def peak(device: torch.device) -> int:
-    """The most memory [bytes] that this process had so far, or that it took of the GPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_reserved(device)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

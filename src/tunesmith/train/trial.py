@@ -15,7 +15,7 @@ import torch
 from tunesmith.errors import RunError
 from tunesmith.i18n import _
 from tunesmith.model.trunk import Trunk
-from tunesmith.train import track
+from tunesmith.train import memory
 from tunesmith.train.batch import Batch
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def rehearse(loop: Loop, step: int) -> Trial:
         tokens=batch.input_ids.numel() + len(shared),
         targets=len(batch.target),
         seconds=seconds,
-        peak=track.peak(device) + _state_to_come(loop),
+        peak=memory.peak(device) + _state_to_come(loop),
     )
 
 

@@ -13,6 +13,7 @@ import pkgutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
+from functools import cache
 from typing import Any, Protocol, cast
 
 from tunesmith.conversation import Conversation, Message
@@ -48,8 +49,9 @@ class Writer(Format, Protocol):
     def write(self, conversation: Conversation) -> dict[str, Any]: ...
 
 
-def names() -> list[str]:
-    return [module.name for module in pkgutil.iter_modules(__path__)]
+@cache
+def names() -> tuple[str, ...]:
+    return tuple(module.name for module in pkgutil.iter_modules(__path__))
 
 
 def writer(name: str) -> Writer:

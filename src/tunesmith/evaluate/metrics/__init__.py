@@ -1,8 +1,15 @@
 """Metrics: each file beside this one is a metric, its name the one in `evaluation.metrics`; a user's own goes by path.
 
-A metric is a function `score(gold, answer, context) -> dict` of two texts. The dict holds `correct` (bool) and whatever
-else is worth keeping for the row; `expected` and `label` (None: not readable) also put the row into the confusion
-table. A metric that can't judge by this expected answer at all raises DataError. Knows nothing of models or files.
+A metric is a function `score(gold, answer, context) -> dict` of two texts. The dict holds whatever is worth keeping for
+the row: `correct` (bool) where the metric tells right from wrong, numbers, of which the mean is told, and others.
+`expected` and `label` (None: not readable) also put the row into the confusion table. A metric that can't judge by this
+expected answer at all raises DataError. Beside it a file may have
+
+- `total(rows, context) -> dict`: figures of all rows that are no means of the rows' own, as BLEU's;
+- `suits(golds) -> bool`: whether answers like these are its business, so that it is chosen by itself;
+- `measure(model, rows, pad_id) -> list[dict]` in place of `score`, where the model is needed and not its answers.
+
+Knows nothing of models or files.
 """
 
 from __future__ import annotations
@@ -12,11 +19,12 @@ import importlib
 import importlib.util
 import string
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tunesmith.data.fields import pieces
 from tunesmith.errors import ConfigError
 from tunesmith.i18n import _
 
@@ -28,10 +36,37 @@ class MetricContext:
     answer_template: str | None = None
     label: str | None = None
 
+    @property
+    def fields(self) -> list[str]:
+        """The fields of the answer template, the one that decides first."""
+        found = [field for _text, field in pieces(self.answer_template or "") if field]
+        return sorted(found, key=lambda field: field != self.label)
 
-Metric = Callable[[str, str, MetricContext], dict[str, Any]]
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """One row for a metric's `total`: both texts, and what the metric said of them."""
+
+    gold: str
+    answer: str
+    score: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """What a file holds, see above; calling it is its `score`. It has `score` or `measure`."""
+
+    score: Callable[[str, str, MetricContext], dict[str, Any]] | None
+    total: Callable[[Sequence[Scored], MetricContext], dict[str, Any]] | None = None
+    suits: Callable[[Sequence[str]], bool] | None = None
+    measure: Callable[..., list[dict[str, Any]]] | None = None
+
+    def __call__(self, gold: str, answer: str, context: MetricContext) -> dict[str, Any]:
+        return self.score(gold, answer, context) if self.score else {}
+
 
 _EDGES = string.punctuation + string.whitespace + "。，、；：！？“”‘’（）「」《》…·"
+_SENTENCE = 20  # letters: longer answers than this are hardly ever given to the letter
 
 
 def fold(text: str) -> str:
@@ -43,13 +78,21 @@ def names() -> list[str]:
     return sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem != "__init__")
 
 
-def default(context: MetricContext) -> list[str]:
-    """`label` where answers are written by a template, which tells how to read them back; else `exact`."""
-    return ["label"] if context.answer_template else ["exact"]
+def default(context: MetricContext, golds: Sequence[str] = ()) -> list[str]:
+    """By what the data shows: `label` where a template writes the answers, and ROUGE for its other fields; else the
+    metric whose answers these are; else `exact`, with the likeness of words where answers are sentences."""
+    if context.answer_template:
+        return ["label", "rouge"] if len(context.fields) > 1 else ["label"]
+    for name in names():
+        suits = load(name).suits
+        if golds and suits and suits(golds):
+            return [name]
+    long = sum(len(gold) > _SENTENCE for gold in golds) * 2 > len(golds)
+    return ["exact", "bleu", "chrf", "rouge"] if long else ["exact"]
 
 
 def load(name: str) -> Metric:
-    """The metric of that name, or the `score` of a Python file or dotted module name. Raises ConfigError."""
+    """The metric of that name, or of a Python file or dotted module name. Raises ConfigError."""
     try:
         if name in names():
             module = importlib.import_module(f"{__name__}.{name}")
@@ -59,13 +102,13 @@ def load(name: str) -> Metric:
             module = importlib.import_module(name)
         else:
             raise ConfigError(_unknown(name), place="evaluation.metrics")
-        score: Metric = module.score
+        parts = [getattr(module, part, None) for part in Metric.__slots__]
+        return Metric(*parts) if hasattr(module, "measure") else Metric(module.score, *parts[1:])
     except (ImportError, OSError, AttributeError, SyntaxError) as error:
         message = _(
             "{name} can't be used as a metric: {error}. It must be a Python file with score(gold, answer, context)."
         )
         raise ConfigError(message.format(name=name, error=error), place="evaluation.metrics") from error
-    return score
 
 
 def _module_at(path: Path) -> Any:

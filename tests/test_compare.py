@@ -1,0 +1,343 @@
+"""Two results side by side: statistics against published values and counting, verdict, pictures, page, command."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import random
+import re
+from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tunesmith.actions.compare import compare
+from tunesmith.cli import main
+from tunesmith.conversation import Conversation, Message
+from tunesmith.errors import RunError
+from tunesmith.evaluate.results import RESULTS, Report, totals
+from tunesmith.evaluate.run import evaluate
+from tunesmith.evaluate.statistics import holm, mcnemar, paired_interval
+from tunesmith.generate.engine import Generated
+
+PICTURES = ["model_comparison.png", "overall_accuracy_comparison.png", "type_accuracy_comparison.png"]
+
+
+def record(i: int, correct: bool, *, group: str | None = None, kind: str | None = None, answer: str = "") -> dict:
+    expected = "defect" if i % 2 else "normal"
+    return {
+        "index": i, "id": f"r{i}", "origin": f"t.jsonl:{i + 1}", "group": group, "type": kind,
+        "prompt": [{"role": "system", "content": "Judge."}, {"role": "user", "content": f"What is row {i}?"}],
+        "gold": f"It is {expected}.", "answer": answer or ("It is right." if correct else "It is wrong."),
+        "reasoning": None, "tokens": 4, "seconds": 0.1, "finished": True, "correct": correct,
+        "scores": {"exact": {"correct": correct}},
+    }  # fmt: skip
+
+
+def results(folder: Path, verdicts: Sequence[bool], *, metric: str = "exact", **columns: Any) -> Path:
+    """A folder of results, a row for each verdict; a column is a function of the row's number."""
+    rows = [
+        record(i, correct, **{name: column(i) for name, column in columns.items()})
+        for i, correct in enumerate(verdicts)
+    ]
+    Report(rows, totals(rows), {"metrics": [metric]}).write(folder / RESULTS)
+    return folder
+
+
+def tunesmith(*words: str | Path) -> tuple[int, str, str]:
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        code = main([str(word) for word in words])
+    return code, out.getvalue(), err.getvalue()
+
+
+# statistics
+
+
+def test_the_exact_test_against_published_values_and_by_counting():
+    """Tables of the sign test: 1 of 10 is 0.011 and 3 of 18 is 0.004 on one side, twice that on both."""
+    assert mcnemar(1, 9) == pytest.approx(0.021484375, abs=1e-15)
+    assert mcnemar(15, 3) == pytest.approx(0.007537841796875, abs=1e-15)
+    assert mcnemar(0, 0) == mcnemar(4, 4) == mcnemar(4, 5) == 1
+    for broken, fixed in product(range(7), range(7)):
+        coins = list(product((0, 1), repeat=broken + fixed))
+        uneven = sum(abs(2 * sum(heads) - broken - fixed) >= abs(broken - fixed) for heads in coins)
+        assert mcnemar(broken, fixed) == pytest.approx(uneven / len(coins))
+    assert mcnemar(20_000, 20_100) > 0.5
+
+
+def test_the_interval_of_a_difference_against_published_values():
+    """Newcombe 1998, Statistics in Medicine 17:2635, method 10: pairs of 36, 12, 2, 0."""
+    low, high = paired_interval(36, 2, 12, 0)
+    assert (low, high) == pytest.approx((0.0569, 0.3404), abs=5e-5)
+    assert paired_interval(36, 12, 2, 0) == pytest.approx((-high, -low))
+    assert paired_interval(0, 0, 0, 0) == (-1, 1)
+    assert paired_interval(0, 0, 5, 0)[1] == pytest.approx(1)
+
+
+def test_the_interval_of_a_difference_holds_its_share():
+    """Over all tables of 16 rows: the true difference lies inside in 95 % of the draws, give or take."""
+    n = 16
+    ways = math.factorial(n)
+    for chances in [(0.25, 0.25, 0.25, 0.25), (0.6, 0.1, 0.2, 0.1), (0.1, 0.02, 0.7, 0.18), (0.3, 0.05, 0.3, 0.35)]:
+        covered = 0.0
+        for first in product(range(n + 1), repeat=3):
+            if sum(first) <= n:
+                counts = (*first, n - sum(first))
+                low, high = paired_interval(*counts)
+                if low <= chances[2] - chances[1] <= high:
+                    covered += (
+                        ways
+                        / math.prod(map(math.factorial, counts))
+                        * math.prod(p**k for p, k in zip(chances, counts, strict=True))
+                    )
+        assert 0.93 < covered < 0.99
+
+
+def test_many_questions_are_corrected():
+    """Holm 1979: the smallest p times all, the next times one less, never falling."""
+    assert holm([]) == []
+    assert holm([0.04]) == [0.04]
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    draw = random.Random(0)
+    for _round in range(50):
+        values = [draw.random() ** 3 for _value in range(draw.randrange(1, 30))]
+        m = len(values)
+        ranked = sorted(values)
+        slow = [min(1, max((m - ranked.index(q)) * q for q in ranked if q <= p)) for p in values]
+        assert holm(values) == pytest.approx(slow)
+
+
+# the verdict
+
+
+def test_the_figures_are_those_of_the_rows(tmp_path):
+    """Recomputed from the two files of results with nothing of the code that compared them."""
+    draw = random.Random(3)
+    before = [draw.random() < 0.4 for _row in range(80)]
+    after = [right or draw.random() < 0.5 for right in before]
+    after[before.index(True)] = False
+    a = results(tmp_path / "a", before, group=lambda i: f"g{i % 3}", kind=lambda i: "xy"[i % 2])
+    b = results(tmp_path / "b", after, group=lambda i: f"g{i % 3}", kind=lambda i: "xy"[i % 2])
+    compare([a, b], out=tmp_path / "out")
+    found = json.loads((tmp_path / "out" / "comparison.json").read_text(encoding="utf-8"))
+    (told,) = found["comparisons"]
+    rows = [json.loads((folder / RESULTS).read_text(encoding="utf-8"))["rows"] for folder in (a, b)]
+    right = [{row["id"] for row in part if row["correct"]} for part in rows]
+    assert {row["id"] for row in told["fixed_rows"]} == right[1] - right[0]
+    assert {row["id"] for row in told["broken_rows"]} == right[0] - right[1]
+    assert told["gain"] == pytest.approx((len(right[1]) - len(right[0])) / 80)
+    assert [side["correct"] for side in found["results"]] == [len(part) for part in right]
+    for column, part in (("group", "groups"), ("type", "types")):
+        for name, group in told[part].items():
+            ids = {row["id"] for row in rows[0] if row[column] == name}
+            assert group["n"] == len(ids)
+            assert group["accuracy"] == pytest.approx([len(ids & side) / len(ids) for side in right])
+    assert (told["verdict"], told["n"]) == ("better", 80)
+    assert told["broken_rows"][0]["origin"] == f"t.jsonl:{before.index(True) + 1}"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "verdict", "says"),
+    [
+        ([False] * 20, [True] * 18 + [False] * 2, "better", "b is better than a by 90 points"),
+        (
+            [True] * 18 + [False] * 2,
+            [False] * 20,
+            "worse",
+            "b is worse than a by 90 points (95 % interval 64.2 to 97.2)",
+        ),
+        ([False] * 20, [True] * 3 + [False] * 17, "open", "changes by 15 points"),
+        ([True, False] * 10, [True, False] * 10, "open", "changes by 0 points"),
+    ],
+)
+def test_the_verdict_in_words(before, after, verdict, says, tmp_path):
+    """Three fixed rows of twenty are no proof: chance alone does that once in four times."""
+    (found,) = compare([results(tmp_path / "a", before), results(tmp_path / "b", after)]).comparisons
+    assert found.whole.verdict == verdict
+    assert says in found.sentence()
+    assert f"fixed: {len(found.fixed)}, rows that broke: {len(found.broken)}" in found.sentence()
+    assert found.by_group() == []
+
+
+def test_one_group_of_many_must_do_more_to_count(tmp_path):
+    """Six rows fixed of six: alone beyond chance (p 0.03), as one of twenty groups not."""
+    before, after = [False] * 120, [i < 6 for i in range(120)]
+    many = {"group": lambda i: f"g{i // 6:02d}"}
+    few = {"group": lambda i: "g00" if i < 6 else "rest"}
+    for name, columns, said in (("m", many, "No single group"), ("f", few, "No single group")):
+        a, b = (results(tmp_path / f"{name}{side}", v, **columns) for side, v in enumerate((before, after)))
+        (found,) = compare([a, b]).comparisons
+        alone = mcnemar(0, 6)
+        assert alone < 0.05
+        assert found.groups["g00"].p == pytest.approx(min(1, alone * len(found.groups)))
+        assert found.by_group()[0].startswith(said)
+
+
+def test_rows_are_matched_by_what_they_ask_whatever_their_order_and_system_prompt(tmp_path):
+    a = results(tmp_path / "a", [True, False, True, False])
+    report = Report.read(a)
+    rows = [row | {"prompt": row["prompt"][1:], "origin": None, "id": None} for row in reversed(report.rows)]
+    Report(rows, totals(rows), report.settings).write(tmp_path / "b" / RESULTS)
+    (found,) = compare([a, tmp_path / "b"]).comparisons
+    assert (found.whole.both, found.whole.neither, found.fixed, found.broken) == (2, 2, [], [])
+
+
+def test_equal_rows_are_matched_one_to_one(tmp_path):
+    rows = [record(0, correct) for correct in (True, True, False)]
+    for name, each in (("a", rows), ("b", rows[:2])):
+        Report(each, totals(each), {"metrics": ["exact"]}).write(tmp_path / name / RESULTS)
+    with pytest.raises(RunError, match="1 of 3 rows have no counterpart"):
+        compare([tmp_path / "a", tmp_path / "b"])
+    Report(rows[::-1], totals(rows), {"metrics": ["exact"]}).write(tmp_path / "c" / RESULTS)
+    (found,) = compare([tmp_path / "a", tmp_path / "c"]).comparisons
+    assert (found.whole.n, found.whole.fixed, found.whole.broken) == (3, 1, 1)
+
+
+# what cannot be compared
+
+
+def test_other_rows_are_refused_with_the_first_of_them(tmp_path):
+    a, b = results(tmp_path / "a", [True] * 5), results(tmp_path / "b", [True] * 3)
+    with pytest.raises(RunError) as caught:
+        compare([a, b], out=tmp_path / "out")
+    lines = list(map(str, caught.value.problems))
+    assert lines[0] == f"{a / RESULTS}  2 of 5 rows have no counterpart on the other side, the first is t.jsonl:4."
+    assert "tunesmith eval RUN --data FILE" in lines[1]
+    assert not (tmp_path / "out").exists()
+
+
+def test_answers_judged_by_another_metric_are_refused(tmp_path):
+    a, b = results(tmp_path / "a", [True]), results(tmp_path / "b", [True], metric="contains")
+    with pytest.raises(RunError, match=r"(?s)judged by exact.*judged by contains"):
+        compare([a, b])
+
+
+def test_every_word_that_leads_nowhere_is_told_at_once(tmp_path):
+    (tmp_path / "odd.json").write_text("{}")
+    code, _out, err = tunesmith("compare", tmp_path / "none", tmp_path / "odd.json")
+    assert code == 2
+    assert err.count("tunesmith eval RUN") == 2
+    assert "2 problems." in err
+    assert "Traceback" not in err
+    a = results(tmp_path / "a", [True])
+    for words, says in (([a], "Name two results"), ([a, a / RESULTS], "named twice"), ([a] * 7, "up to 6")):
+        code, _out, err = tunesmith("compare", *words)
+        assert code == 2
+        assert says in err
+
+
+@pytest.mark.parametrize("damage", [{"prompt": 3}, {"correct": "yes"}, {"answer": None}, {"gold": ...}])
+def test_a_damaged_row_is_told_by_its_number(damage, tmp_path):
+    a, b = results(tmp_path / "a", [True, True]), results(tmp_path / "b", [True, True])
+    content = json.loads((b / RESULTS).read_text(encoding="utf-8"))
+    content["rows"][1] |= damage if ... not in damage.values() else {}
+    if ... in damage.values():
+        del content["rows"][1]["gold"]
+    (b / RESULTS).write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(RunError, match="Row 2 of these results is damaged"):
+        compare([a, b])
+
+
+# pictures, page, command
+
+
+@pytest.mark.filterwarnings("error")
+def test_three_pictures_with_chinese_names_and_no_boxes(tmp_path):
+    """By subtype, over all, by type; matplotlib warns of every character that its fonts lack."""
+    pytest.importorskip("pylopdf_fonts_zh_cn", reason="the package with the Chinese font is not installed")
+    columns = {"group": lambda i: f"密封缺陷{i % 57}", "kind": lambda i: "有缺陷" if i % 2 else "无缺陷"}
+    a = results(tmp_path / "基座", [i % 3 == 0 for i in range(171)], **columns)
+    b = results(tmp_path / "微调后", [i % 5 > 0 for i in range(171)], **columns)
+    folder = compare([a, b]).folder
+    assert folder == b / "comparison"
+    assert sorted(path.name for path in folder.glob("*.png")) == PICTURES
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in folder.glob("*.png"))
+    height = int.from_bytes((folder / PICTURES[0]).read_bytes()[20:24])
+    assert height > 57 * 50  # room for every group
+
+
+def test_without_groups_and_types_only_the_whole_is_drawn(tmp_path):
+    folder = compare([results(tmp_path / "a", [True] * 4), results(tmp_path / "b", [False] * 4)]).folder
+    assert [path.name for path in folder.glob("*.png")] == [PICTURES[1]]
+
+
+def test_the_page_needs_nothing_else_and_escapes_everything(tmp_path):
+    hostile = "<script>alert(1)</script> \u202eevil\x07"
+    a = results(tmp_path / "a", [True, False, True], group=lambda i: "<i>g</i>", answer=lambda i: f"old {hostile} {i}")
+    b = results(tmp_path / "b", [False, True, True], group=lambda i: "<i>g</i>", answer=lambda i: f"new {hostile} {i}")
+    page = (compare([a, b]).folder / "report.html").read_text(encoding="utf-8")
+    assert not re.search(r"<script|<i>g|src=|href=|@import|url\(|http", page)
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page.replace("<mark>", "").replace("</mark>", "")
+    assert "<mark>old</mark>" in page
+    assert "<mark>new</mark>" in page
+    assert "t.jsonl:1" in page
+    assert "t.jsonl:2" in page
+    assert "t.jsonl:3" not in page  # neither fixed nor broken
+    assert "Rows that broke: 1" in page
+
+
+def test_a_type_is_the_rows_own_column_or_the_expected_judgement(tmp_path):
+    def rows(**meta: str) -> list[Conversation]:
+        return [
+            Conversation((Message("user", f"{i}?"), Message("assistant", f"Judgement: {label}")), meta=meta, index=i)
+            for i, label in enumerate(("DEFECT", "NORMAL", "DEFECT"))
+        ]
+
+    def respond(prompts: Sequence[Conversation]) -> Any:
+        return [Generated(Message("assistant", "Judgement: DEFECT"), [1], 1, 0.1, True) for _prompt in prompts]
+
+    judged = evaluate(rows(), respond, out=tmp_path / "a", answer_template="Judgement: {judgement}")
+    assert {name: (t["correct"], t["n"]) for name, t in judged.totals["types"].items()} == {
+        "DEFECT": (2, 2),
+        "NORMAL": (0, 1),
+    }
+    declared = evaluate(rows(type="rain"), respond, out=tmp_path / "b", answer_template="Judgement: {judgement}")
+    assert list(declared.totals["types"]) == ["rain"]
+
+
+def test_the_command_shows_accuracies_verdict_and_where_it_lies(tmp_path):
+    a = results(tmp_path / "a", [False] * 12, group=lambda i: "seal")
+    b = results(tmp_path / "b", [True] * 12, group=lambda i: "seal")
+    code, out, err = tunesmith("compare", a, b / RESULTS, "-o", tmp_path / "out")
+    assert code == 0
+    assert re.search(r"a +0\.0% +0/12", out)
+    assert re.search(r"b +100\.0% +12/12", out)
+    assert "b is better than a by 100 points" in err
+    assert str(tmp_path / "out") in err
+    kept = (tmp_path / "out" / "comparison.json").read_bytes()
+    code, _out, err = tunesmith("compare", b, a, "-o", tmp_path / "out")
+    assert code == 2
+    assert "--overwrite" in err
+    assert (tmp_path / "out" / "comparison.json").read_bytes() == kept
+    assert tunesmith("compare", b, a, "-o", tmp_path / "out", "--overwrite")[0] == 0
+
+
+def test_several_results_stand_in_one_table_against_the_first(tmp_path):
+    """The first fixes six rows: alone beyond chance; with two to choose from no more."""
+    a = results(tmp_path / "a", [False] * 30)
+    b, c = (results(tmp_path / name, [i < 6 for i in range(30)]) for name in "bc")
+    code, out, err = tunesmith("compare", a, b, c)
+    assert code == 0
+    assert [line.split()[0] for line in out.splitlines()] == ["Results", "a", "b", "c"]
+    assert err.count("could be chance") == 2
+    assert "b is better than a" in tunesmith("compare", a, b, "-o", tmp_path / "two")[2]
+
+
+def test_a_run_alone_is_compared_with_its_base_and_names_what_is_missing(tmp_path):
+    run = tmp_path / "run"
+    kept = run / "checkpoint-8"
+    kept.mkdir(parents=True)
+    (run / "run.json").write_text("{}")
+    (kept / "manifest.json").write_text('{"files": {}, "eval_loss": 1.0}')
+    results(run / "evaluation" / "checkpoint-8", [True] * 9)
+    code, _out, err = tunesmith("compare", run)
+    assert code == 2
+    assert f"tunesmith eval {run} --base" in err
+    results(run / "evaluation" / "base", [False] * 9)
+    assert "checkpoint-8 is better than base" in tunesmith("compare", run)[2]
+    assert "base is worse than checkpoint-8" in tunesmith("compare", kept, run / "evaluation" / "base")[2]

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from tunesmith.actions.findings import Findings
-from tunesmith.actions.prepare import prepare, rejected_rows
+from tunesmith.actions.prepare import prepare
 from tunesmith.actions.record import whole_paths
-from tunesmith.actions.rows import digest, read_rows
+from tunesmith.actions.rows import digest
 from tunesmith.actions.voice import Advance, Journal, Voice
 from tunesmith.config.load import load
 from tunesmith.config.schema import Config, DataSection
@@ -82,14 +82,14 @@ def test_rows_of_every_file_add_up(tiny_folder: Path, tmp_path: Path) -> None:
     assert totals == {"rows": 24, "train": 15, "validation": 5, "duplicates": 2, "rejected": 2}
     assert prepared.ledger["files"]["test"] == {"rows": 6, "accepted": 4, "duplicates": 0, "rejected": 2}
     assert prepared.ledger["rejected"] == {"too_long": 1, "missing_column": 1}
-    assert [(Path(r.origin.file).name, r.origin.line) for r in rejected_rows(prepared)] == [
+    assert [(Path(r.origin.file).name, r.origin.line) for r in prepared.rows.rejected()] == [
         ("test.jsonl", 5),
         ("test.jsonl", 6),
         ("train.jsonl", 23),
         ("train.jsonl", 24),
     ]
     assert prepared.chooser == "validation"
-    assert voice.steps[-1] == (26, 26)
+    assert voice.steps[-2:] == [(24, 24), (6, 6)]
 
 
 def test_a_share_too_small_for_one_row_is_said(tiny_folder: Path, tmp_path: Path) -> None:
@@ -159,9 +159,7 @@ def test_the_hash_is_of_the_data_and_not_of_what_lies_beside(tmp_path: Path) -> 
 def test_rows_split_the_same_way_every_time(tiny_folder: Path, tmp_path: Path) -> None:
     data = write_rows(tmp_path / "d.jsonl", rows(0, 40))
     settings = config(data, tiny_folder, "data.test_ratio=0.2", "data.validation_ratio=0.2")
-    first, second = (
-        {k: [c.index for c in p.conversations] for k, p in read_rows(settings).parts.items()} for _ in "12"
-    )
+    first, second = ({k: p.rows.tolist() for k, p in prepare(settings, Voice()).rows.parts.items()} for _ in "12")
     assert first == second
     assert sorted(i for part in first.values() for i in part) == list(range(40))
     assert {name: len(part) for name, part in first.items()} == {"train": 24, "validation": 8, "test": 8}

@@ -308,13 +308,13 @@ def test_a_damaged_run_hides_no_other(run: Path, tmp_path: Path) -> None:
 
 def test_trap_9_chat_speaks_under_the_persona_of_the_training(run: Path, tmp_path: Path) -> None:
     """The persona stands in the same place with the same words: the ids before an answer are those of training."""
-    from tunesmith.actions.rows import encode, read_rows
+    from tunesmith.actions.rows import open_sources, read_rows
     from tunesmith.config.load import load
 
     opened = open_run(str(run), Voice())
-    part = read_rows(load(run / "config.yaml").config).parts["train"]
-    list(encode(part, opened.encoder, opened.config.data))
-    question = part.conversations[0].messages[1]
+    config = load(run / "config.yaml").config
+    part = read_rows(config, open_sources(config, opened.encoder, Voice()), Voice()).parts["train"]
+    question = next(part.conversations()).messages[1]
     [supplied] = supply_system(opened, [Conversation((question,))], Voice())
     assert opened.encoder.context(supplied) == part.encoded[0].answers[0].context_ids
     rows = write_rows(tmp_path / "in.jsonl", [{"prompt": question.content}, row(0)])

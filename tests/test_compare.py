@@ -19,6 +19,7 @@ from tunesmith.actions.compare import compare
 from tunesmith.cli import main
 from tunesmith.conversation import Conversation, Message
 from tunesmith.errors import RunError
+from tunesmith.evaluate import report
 from tunesmith.evaluate.results import RESULTS, Report, totals
 from tunesmith.evaluate.run import evaluate
 from tunesmith.evaluate.statistics import holm, mcnemar, paired_interval
@@ -180,9 +181,9 @@ def test_one_group_of_many_must_do_more_to_count(tmp_path):
 
 def test_rows_are_matched_by_what_they_ask_whatever_their_order_and_system_prompt(tmp_path):
     a = results(tmp_path / "a", [True, False, True, False])
-    report = Report.read(a)
-    rows = [row | {"prompt": row["prompt"][1:], "origin": None, "id": None} for row in reversed(report.rows)]
-    Report(rows, totals(rows), report.settings).write(tmp_path / "b" / RESULTS)
+    kept = Report.read(a)
+    rows = [row | {"prompt": row["prompt"][1:], "origin": None, "id": None} for row in reversed(kept.rows)]
+    Report(rows, totals(rows), kept.settings).write(tmp_path / "b" / RESULTS)
     (found,) = compare([a, tmp_path / "b"]).comparisons
     assert (found.whole.both, found.whole.neither, found.fixed, found.broken) == (2, 2, [], [])
 
@@ -298,6 +299,7 @@ def test_a_type_is_the_rows_own_column_or_the_expected_judgement(tmp_path):
     }
     declared = evaluate(rows(type="rain"), respond, out=tmp_path / "b", answer_template="Judgement: {judgement}")
     assert list(declared.totals["types"]) == ["rain"]
+    assert "rain" in report.write(declared, tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 def test_the_command_shows_accuracies_verdict_and_where_it_lies(tmp_path):

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from tunesmith.actions.prepare import prepare
+from tunesmith.actions.voice import Voice
 from tunesmith.cli import main
 from tunesmith.config.load import load
 from tunesmith.data import dataset
@@ -142,27 +144,25 @@ def test_a_pattern_without_parentheses_is_refused(raw, tmp_path, capsys):
     assert "parentheses" in capsys.readouterr().err
 
 
-def test_a_training_splits_by_the_same_settings(raw):
-    from tunesmith.actions.rows import read_rows
-
+def test_a_training_splits_by_the_same_settings(raw, tiny_folder):
     words = [f"data.train={raw}", "preset=defect-triage", "data.split_by=id", "data.split_pattern=(.*)-(bad|good)"]
+    words += [f"model.name_or_path={tiny_folder}", "template.path=null"]
     for choice, there in (("test", True), ("train", False)):
-        found = read_rows(load(overrides=[*words, f"data.singletons={choice}"]).config)
-        parts = {name: found.parts[name].conversations for name in ("train", "test")}
+        found = prepare(load(overrides=[*words, f"data.singletons={choice}"]).config, Voice()).rows
+        parts = {name: list(found.parts[name].conversations()) for name in ("train", "test")}
         codes = [{c.meta["id"].split("-")[0] for c in part} for part in parts.values()]
         assert not codes[0] & codes[1]
         assert ("once" in {c.meta["subtype"] for c in parts["test"]}) == there
         assert any("once" in notice for notice in found.notices)
 
 
-def test_what_is_left_of_a_class_is_trained_and_never_only_validated(raw):
-    from tunesmith.actions.rows import read_rows
-
+def test_what_is_left_of_a_class_is_trained_and_never_only_validated(raw, tiny_folder):
     twice = [raw_row(i, "twice") for i in range(2)]
     (raw / "twice.json").write_text(json.dumps(twice), encoding="utf-8")
     words = [f"data.train={raw}", "preset=defect-triage", "data.validation_ratio=0.2", "data.test_ratio=0.4"]
-    found = read_rows(load(overrides=words).config)
-    kinds = {name: {c.meta["subtype"] for c in part.conversations} for name, part in found.parts.items()}
+    words.append(f"model.name_or_path={tiny_folder}")
+    found = prepare(load(overrides=words).config, Voice()).rows
+    kinds = {name: {c.meta["subtype"] for c in part.conversations()} for name, part in found.parts.items()}
     assert kinds["validation"] <= kinds["train"]
     assert "twice" in kinds["train"] & kinds["test"]
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tunesmith.config.schema import DataSection
+from tunesmith.data import write
 from tunesmith.data.dataset import Dataset, inspect, load
 from tunesmith.errors import DataError
 
@@ -182,7 +183,7 @@ def test_no_rows(tmp_path: Path) -> None:
 
 def test_rejected_rows_are_written(tmp_path: Path) -> None:
     data = loaded(tmp_path, [GOOD, chat(("user", "q\ud83d")), chat(("user", "只问"))])
-    data.write_rejected(tmp_path / "rejected.jsonl")
+    write.rows(tmp_path / "rejected.jsonl", (row.as_dict() for row in data.rejected))
     written = [json.loads(line) for line in (tmp_path / "rejected.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [(row["line"], row["code"]) for row in written] == [(2, "encoding"), (3, "no_answer")]
     assert "只问" in written[1]["excerpt"]

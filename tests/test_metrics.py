@@ -202,9 +202,8 @@ def test_calls_come_back_from_the_ids_of_real_families(family, reasoning):
     if not (REAL / family).is_dir():
         pytest.skip("the real tokenizers are not here")
     encoder = Encoder.load(REAL / family, TemplateSection(thinking="keep"))
-    wanted = Message(
-        "assistant", reasoning=reasoning, tool_calls=(ToolCall("weather", {"city": "北京", "days": 3}, "1"),)
-    )
+    call = ToolCall("weather", {"city": "北京", "days": 3}, "1")
+    wanted = Message("assistant", reasoning=reasoning, tool_calls=(call,))
     (answer,) = encoder.encode(Conversation((Message("user", "q"), wanted))).answers
     found = encoder.message(answer.answer_ids)
     assert (found.content, found.reasoning) == ("", reasoning)

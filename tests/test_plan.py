@@ -7,6 +7,7 @@ import random
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tunesmith import rundir
@@ -192,7 +193,7 @@ def test_padded_rows_are_cut_by_their_padding():
 def test_the_longest_row_is_looked_at_among_many_steps():
     rows = [Row((Answer(0, [1] * 5, [2], [1.0]),))] * 999 + [Row((Answer(0, [1] * 300, [2], [1.0]),))]
     plan = Plan.of(TrainingSection(per_device_train_batch_size=2), len(rows))
-    sample = steps_to_look_at(plan, rows)
+    sample = steps_to_look_at(plan, np.array([sum(map(len, row.answers)) for row in rows]))
     assert 999 in plan.conversations(sample.longest)
     assert len(sample.all) < 60
 
@@ -244,6 +245,15 @@ def test_settings_that_fit_are_named_and_do_fit(data, tiny_folder, monkeypatch):
         other = forecast(data, tiny_folder, *given, *settings.split())
         assert other.memory.total == size <= found.free_memory
         assert other.steps == found.steps
+
+
+def test_an_adapter_is_named_where_all_weights_do_not_fit(data, tiny_folder, monkeypatch):
+    least = ("training.gradient_checkpointing=true", "training.per_device_train_batch_size=1")
+    needed = forecast(data, tiny_folder, "method=lora", *least).memory.total
+    monkeypatch.setattr(machine, "free_memory", lambda: needed)
+    found = forecast(data, tiny_folder, "method=full", *least)
+    assert found.ways == [("method=lora", needed)]
+    assert forecast(data, tiny_folder, "method=lora", *least).fits
 
 
 def test_nothing_fits_and_it_is_said(data, tiny_folder, monkeypatch):

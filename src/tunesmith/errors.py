@@ -38,6 +38,9 @@ class TunesmithError(Exception):
         self.problems: list[Problem] = list(problems)
         super().__init__("\n".join(map(str, self.problems)))
 
+    def __reduce__(self) -> tuple[type[TunesmithError], tuple[list[Problem]]]:
+        return type(self), (self.problems,)  # on its way from another process
+
 
 class ConfigError(TunesmithError):
     pass

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tunesmith import rundir
 from tunesmith.actions.model import proof_rows
 from tunesmith.actions.opening import Opened, respond, supply_system
-from tunesmith.actions.rows import data_files, digest, encode, read_rows
+from tunesmith.actions.rows import data_files, digest, open_sources, read_rows
 from tunesmith.actions.voice import Voice
 from tunesmith.conversation import Conversation
 from tunesmith.errors import DataError, RunError, TemplateError
@@ -120,10 +120,8 @@ def _test_rows(opened: Opened, data: Path | None, voice: Voice) -> list[Conversa
     if digest([file for file in files if file.exists()]) != rundir.record(run)["data_sha256"]:
         text = _("The data changed since training, so its test rows are unknown. Name them with --data FILE.")
         raise DataError(text, place=str(files[0]))
-    part = read_rows(config).parts["test"]
-    for _step in encode(part, opened.encoder, config.data):
-        pass
-    return [asked for asked in map(_asked, part.conversations) if asked]
+    part = read_rows(config, open_sources(config, opened.encoder, voice), voice).parts["test"]
+    return [asked for asked in map(_asked, part.conversations()) if asked]
 
 
 def _asked(conversation: Conversation) -> Conversation | None:

@@ -6,18 +6,20 @@ Needs no torch, so that all of it is there in seconds.
 from __future__ import annotations
 
 import json
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.actions.base import make_encoder, window
 from tunesmith.actions.plan import forecast
-from tunesmith.actions.prepare import SHOWN, Prepared, prepare, rejected_rows
+from tunesmith.actions.prepare import SHOWN, Prepared, prepare
 from tunesmith.actions.record import taken, whole_paths
-from tunesmith.actions.rows import data_files, refusal
+from tunesmith.actions.rows import data_files
 from tunesmith.actions.voice import Voice
 from tunesmith.data import dataset
 from tunesmith.errors import ConfigError, DataError
 from tunesmith.i18n import _
+from tunesmith.tokens.pack import refusal
 from tunesmith.tokens.page import html
 from tunesmith.tokens.preview import Preview, pairs, probe
 from tunesmith.tokens.preview import preview as view
@@ -53,7 +55,7 @@ def check(loaded: Loaded, voice: Voice) -> Prepared:
 
 def say_ledger(prepared: Prepared, voice: Voice) -> None:
     """Where every row went, what was noticed, and how much of it is trained."""
-    source, ledger, encoder = prepared.source, prepared.ledger, prepared.encoder
+    source, ledger, encoder = prepared.rows.source, prepared.ledger, prepared.encoder
     totals = ledger["totals"]
     said = [_("{n} rows of the format {format}").format(n=totals["rows"], format=source.format)]
     names = {
@@ -71,7 +73,7 @@ def say_ledger(prepared: Prepared, voice: Voice) -> None:
         voice.say(text.format(n=found["accepted"], rows=found["rows"], purpose=purpose))
     for notice in prepared.notices:
         voice.say(notice)
-    for row in rejected_rows(prepared)[:SHOWN]:
+    for row in islice(prepared.rows.rejected(), SHOWN):
         voice.say(f"{row.origin}  {row.reason}")
     train = prepared.train
     voice.say(

@@ -13,8 +13,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tunesmith.actions.base import count_parameters
 from tunesmith.actions.prepare import Prepared
-from tunesmith.actions.rows import Part
+from tunesmith.actions.rows import Lazy, Part
 from tunesmith.errors import RunError
 from tunesmith.i18n import _
 from tunesmith.model import machine
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from tunesmith.model.plan import How, Memory, Shape
 
 EVALUATED = 256  # validation rows that are looked at; the others are taken to be like them
+WAYS = 2  # ways out that are named
 FORWARD = 0.4  # share of a batch's time that its forward takes
 
 
@@ -66,7 +68,10 @@ class Forecast:
         if self.fits:
             return said
         if not self.ways:
-            return [*said, _("The memory will not suffice, whatever the settings. Take a smaller model.")]
+            return [
+                *said,
+                _("The memory will not suffice, and no other batch size changes that. Take a smaller model."),
+            ]
         ways = "; ".join(_("{settings} needs {memory}").format(settings=s, memory=size(n)) for s, n in self.ways)
         return [*said, _("The memory will not suffice. What fits: {ways}.").format(ways=ways)]
 
@@ -94,109 +99,107 @@ class Forecast:
         }
 
 
-def forecast(config: Config, prepared: Prepared, *, done: int = 0, forest: bool = True) -> Forecast | None:
+def forecast(config: Config, prepared: Prepared, *, done: int = 0) -> Forecast | None:
     """What training will take behind its first `done` steps; None where config.json does not tell the model's shape."""
     shape = cost.Shape.read(locate(str(config.model.name_or_path), weights=False))
     if shape is None or prepared.parameters is None:
         return None
     shape = replace(shape, fused=shape.fused and config.training.kernels == "fast")
-    rows = rows_of(prepared.train)
-    plan = Plan.of(config.training, len(rows))
-    looked_at = steps_to_look_at(plan, rows)
-    steps = {step: loads(plan, rows, step, config.training, forest=forest) for step in looked_at.all}
+    rows, training = rows_of(prepared.train), config.training
+    plan, gpu = Plan.of(training, len(rows)), machine.gpu_memory(config.model.device)
     how = _how(config, prepared.parameters[0], shape)
-    gpu = machine.gpu_memory(config.model.device)
-    how = replace(how, gpu=gpu is not None)
-    every = [load for found in steps.values() for load in found]
-    needed = cost.memory(shape, how, every)
-    heaviest = max(steps, key=lambda step: max(cost.memory(shape, how, [load]).total for load in steps[step]))
+    sample = steps_to_look_at(plan, prepared.train.sizes)
+    steps = {step: loads(plan, rows, step, training) for step in sample.all}
+    needed = cost.memory(shape, how, [load for found in steps.values() for load in found])
     free = machine.free_memory() if gpu is None else gpu
-    left = max(0, plan.total_steps - done)
-    taken = None
+    seconds = None
     if gpu is None:
         rates = machine.rates(shape.hidden, shape.inner)
-        mean = sum(cost.seconds(shape, how, load, rates) for s in looked_at.typical for load in steps[s])
-        mean = mean / max(1, len(looked_at.typical)) + cost.seconds_of_update(how, rates)
-        trial = max(cost.seconds(shape, how, load, rates) for load in every)
-        taken = cost.START + trial + left * mean + _evaluations(config, prepared, plan, left, shape, how)
-    ways = [] if needed.total <= free else _ways(config, rows, shape, how, free, forest)
-    each = cost.checkpoint_bytes(how)
-    disk = each * checkpoints_at_once(config.training, plan)
-    folder = config.training.output_dir or Path()
-    return Forecast(needed, free, taken, disk, free_disk(folder), each, plan.total_steps, heaviest, ways)
+        taken = {step: sum(cost.seconds(shape, how, load, rates) for load in found) for step, found in steps.items()}
+        mean = sum(taken[step] for step in sample.typical) / len(sample.typical) + cost.update_seconds(how, rates)
+        left = max(0, plan.total_steps - done)
+        evaluated = math.ceil(left / plan.eval_steps) * _evaluation(config, prepared, shape, how)
+        trial = max(cost.seconds(shape, how, load, rates) for found in steps.values() for load in found)
+        seconds = cost.START + trial + left * mean + evaluated
+    return Forecast(
+        memory=needed,
+        free_memory=free,
+        seconds=seconds,
+        disk=cost.checkpoint_bytes(how) * checkpoints_at_once(training, plan),
+        free_disk=free_disk(training.output_dir or Path()),
+        checkpoint=cost.checkpoint_bytes(how),
+        steps=plan.total_steps,
+        heaviest=max(steps, key=lambda step: cost.memory(shape, how, steps[step]).total),
+        ways=[] if needed.total <= free else _ways(config, prepared.train, shape, how.trained, free),
+    )
 
 
-def rows_of(part: Part) -> list[Row]:
-    return [Row(e.answers, str(c.origin)) for c, e in zip(part.conversations, part.encoded, strict=True)]
+def rows_of(part: Part) -> Sequence[Row]:
+    """The rows ready to train, each made when it is asked for."""
+    return Lazy(lambda row: Row(part.store.encoded(row).answers, str(part.store.place(row))), part.rows)
 
 
 def _how(config: Config, trained: int, shape: Shape) -> How:
     model, training, full = config.model, config.training, config.method == "full"
-    weight = float(_weight_bytes(model, training, full))
+    gpu = machine.gpu_memory(model.device) is not None
+    weight = float(_weight_bytes(model, training, full, gpu))
     compute = 2 if training.bf16 or weight == 2 else 4
     if model.load_in_4bit or model.load_in_8bit:  # a 4-bit number brings its share of a block's scale
         packed = shape.matrices * (0.57 if model.load_in_4bit else 1.0)
         weight = (packed + (shape.parameters - shape.matrices) * weight) / shape.parameters
-    return cost.How(full, trained, weight, compute, training.gradient_checkpointing)
+    return cost.How(full, trained, weight, compute, training.gradient_checkpointing, gpu)
 
 
-def _weight_bytes(model: ModelSection, training: TrainingSection, full: bool) -> int:
+def _weight_bytes(model: ModelSection, training: TrainingSection, full: bool, gpu: bool) -> int:
+    """What train/launch.py and model/load.py will choose, told without torch."""
     if model.dtype != "auto":
         return 4 if model.dtype == "float32" else 2
     if full or (training.bf16 is False and not training.fp16):
         return 4
-    able = training.fp16 or machine.gpu_memory(model.device) is not None or machine.computes_bfloat16()
-    return 2 if able else 4
+    return 2 if training.fp16 or gpu or machine.computes_bfloat16() else 4
 
 
-def _evaluations(config: Config, prepared: Prepared, plan: Plan, left: int, shape: Shape, how: How) -> float:
-    """Seconds for measuring the loss on the rows that choose the best checkpoint."""
-    if prepared.chooser is None:
+def _evaluation(config: Config, prepared: Prepared, shape: Shape, how: How) -> float:
+    """Seconds to measure the loss once on the rows that choose the best checkpoint."""
+    rows = rows_of(getattr(prepared, prepared.chooser)) if prepared.chooser else []
+    if not rows:
         return 0.0
-    rows = rows_of(getattr(prepared, prepared.chooser))
-    some = rows[:EVALUATED]
-    rates = machine.rates(shape.hidden, shape.inner)
+    some, rates = rows[:EVALUATED], machine.rates(shape.hidden, shape.inner)
     found = loads(Plan.of(config.training, len(some)), some, None, config.training)
-    once = FORWARD * sum(cost.seconds(shape, how, load, rates) for load in found) * len(rows) / len(some)
-    return once * math.ceil(left / plan.eval_steps)
+    return FORWARD * sum(cost.seconds(shape, how, load, rates) for load in found) * len(rows) / len(some)
 
 
-def _ways(config: Config, rows: list[Row], shape: Shape, how: How, free: int, forest: bool) -> list[tuple[str, int]]:
-    """Other settings that train the same steps and fit, the one that costs least first."""
-    found = []
-    for training, text in _changes(config.training):
-        plan = Plan.of(training, len(rows))
-        batches = [b for s in steps_to_look_at(plan, rows).all for b in loads(plan, rows, s, training, forest=forest)]
-        other = replace(how, checkpointing=training.gradient_checkpointing)
-        needed = cost.memory(shape, other, batches).total
+def _ways(config: Config, part: Part, shape: Shape, trained: int, free: int) -> list[tuple[str, int]]:
+    """Other settings that fit, the one that costs least time first; an adapter instead of all weights comes last."""
+    found, rows = [], rows_of(part)
+    for other, settings in _changes(config):
+        plan, training = Plan.of(other.training, len(rows)), other.training
+        batches = [
+            load for step in steps_to_look_at(plan, part.sizes).all for load in loads(plan, rows, step, training)
+        ]
+        fewer = count_parameters(other) if other.method != config.method else None
+        needed = cost.memory(shape, _how(other, fewer[0] if fewer else trained, shape), batches).total
         if needed <= free:
-            found.append((text, needed))
-    if not found and how.full:
-        text = "method=lora training.gradient_checkpointing=true"
-        lora = replace(how, full=False, trained=shape.matrices // 50, weight_bytes=2, compute_bytes=2)
-        lora = replace(lora, checkpointing=True)
-        plan = Plan.of(config.training, len(rows))
-        batches = [b for s in steps_to_look_at(plan, rows).all for b in loads(plan, rows, s, config.training)]
-        needed = cost.memory(shape, lora, batches).total
-        found = [(text, needed)] if needed <= free else []
-    return found[:2]
+            found.append((settings, needed))
+    return found[:WAYS]
 
 
-def _changes(section: TrainingSection) -> Iterator[tuple[TrainingSection, str]]:
-    checkpointing = "training.gradient_checkpointing=true"
+def _changes(config: Config) -> Iterator[tuple[Config, str]]:
+    """Smaller batches of the same step, then activations computed twice, then an adapter; with the settings in words."""
+    section = config.training
     sizes = [(section.per_device_train_batch_size, section.gradient_accumulation_steps)]
     while sizes[-1][0] % 2 == 0:
         sizes.append((sizes[-1][0] // 2, sizes[-1][1] * 2))
-    for again in (False, True):
-        for batch, accumulation in sizes:
-            names = [checkpointing] if again and not section.gradient_checkpointing else []
-            if batch != section.per_device_train_batch_size:
-                names.append(f"training.per_device_train_batch_size={batch}")
-                names.append(f"training.gradient_accumulation_steps={accumulation}")
-            if names:
-                values = {"per_device_train_batch_size": batch, "gradient_accumulation_steps": accumulation}
-                values["gradient_checkpointing"] = again or section.gradient_checkpointing
-                yield section.model_copy(update=values), " ".join(names)
+    for method in sorted({config.method, "lora"}):
+        for again in sorted({section.gradient_checkpointing, True}):
+            for batch, times in sizes:
+                values = {"per_device_train_batch_size": batch, "gradient_accumulation_steps": times}
+                values["gradient_checkpointing"] = again
+                told = [f"training.{n}={str(v).lower()}" for n, v in values.items() if v != getattr(section, n)]
+                told += [f"method={method}"] if method != config.method else []
+                if told:
+                    update = {"method": method, "training": section.model_copy(update=values)}
+                    yield config.model_copy(update=update), " ".join(told)
 
 
 def checkpoints_at_once(section: TrainingSection, plan: Plan) -> int:

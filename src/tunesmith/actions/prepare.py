@@ -8,13 +8,13 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.actions.base import count_parameters, make_encoder, window
 from tunesmith.actions.findings import Findings
-from tunesmith.actions.rows import Part, Rows, data_files, digest, encode, read_rows
+from tunesmith.actions.rows import Part, Rows, data_files, digest, open_sources, read_rows
 from tunesmith.actions.voice import Voice
-from tunesmith.data.dataset import Dataset, Rejected
 from tunesmith.errors import DataError, Problem
 from tunesmith.i18n import _
 from tunesmith.tokens.encode import Encoder
@@ -35,7 +35,7 @@ class Prepared:
     """
 
     encoder: Encoder
-    source: Dataset
+    rows: Rows
     train: Part
     validation: Part
     test: Part
@@ -52,28 +52,24 @@ def prepare(config: Config, voice: Voice) -> Prepared:
     findings = Findings()
     with findings:
         refuse_missing(config.tracking.trace)
+    encoder = None
     with findings:
         encoder = make_encoder(config.model, config.template)
     with findings:
-        rows = read_rows(config)
+        sources = open_sources(config, encoder, voice)
     with findings:
         parameters = count_parameters(config)
     findings.raise_all()
-    parts, section = rows.parts, config.data
-    encoder.ready.check_reasoning([row for part in parts.values() for row in part.conversations])
-    total = sum(len(part.conversations) for part in parts.values())
-    with voice.progress(_("Encoding")) as advance:
-        for done, _row in enumerate(
-            (row for part in parts.values() for row in encode(part, encoder, section)), start=1
-        ):
-            advance(done, total, "")
+    assert encoder is not None
+    rows, section = read_rows(config, sources, voice), config.data
+    parts = rows.parts
     _refuse_losses(rows, section)
     if not parts["train"].answers:
         raise DataError(_("Not one answer is left to train."), place=str(data_files(section)[0]))
-    chooser = next((name for name in ("validation", "test") if parts[name].conversations), None)
+    chooser = next((name for name in ("validation", "test") if len(parts[name])), None)
     return Prepared(
         encoder,
-        rows.source,
+        rows,
         **parts,
         chooser=chooser,
         ledger=_ledger(rows),
@@ -85,35 +81,32 @@ def prepare(config: Config, voice: Voice) -> Prepared:
 
 def _refuse_losses(rows: Rows, section: DataSection) -> None:
     """Stops where more rows are lost than the settings allow, naming the first of them."""
-    lost = rows.source.rejected + [r for part in rows.parts.values() for r in part.rejected]
-    count = rows.source.rows + sum(found.rows for found in rows.files.values())
-    cut = [r for r in lost if r.code == "too_long"]
-    if section.overflow == "error" and cut:
-        raise DataError([Problem(str(r.origin), r.reason) for r in cut])
-    if len(lost) <= section.max_dropped * count:
+    kinds = Counter(row.code for row in rows.rejected())
+    lost, count = kinds.total(), sum(len(source.store) for source in rows.repeats)
+    if section.overflow == "error" and kinds["too_long"]:
+        raise DataError([Problem(str(r.origin), r.reason) for r in rows.rejected() if r.code == "too_long"])
+    if lost <= section.max_dropped * count:
         _refuse_lost_answers(rows, section)
         return
-    kinds = Counter(r.code for r in lost)
-    said = [Problem(str(r.origin), r.reason) for r in lost[:SHOWN]]
+    said = [Problem(str(row.origin), row.reason) for row in islice(rows.rejected(), SHOWN)]
     summary = _(
         "{n} of {rows} rows ({share:.0%}) can't be trained: {kinds}. Mend them, or allow it with"
         " data.max_dropped={allowed:.2f}."
     )
     text = summary.format(
-        n=len(lost),
+        n=lost,
         rows=count,
-        share=len(lost) / count,
+        share=lost / count,
         kinds=", ".join(f"{code} {n}" for code, n in kinds.most_common()),
-        allowed=math.ceil(100 * len(lost) / count) / 100,
+        allowed=math.ceil(100 * lost / count) / 100,
     )
     raise DataError([*said, Problem("", text)])
 
 
 def _refuse_lost_answers(rows: Rows, section: DataSection) -> None:
     """Stops where dialogues that stay lose more of their answers than the settings allow."""
-    encoded = [e for part in rows.parts.values() for e in part.encoded]
-    dropped = sum(e.dropped for e in encoded)
-    answers = dropped + sum(len(e.answers) for e in encoded)
+    dropped = sum(part.dropped for part in rows.parts.values())
+    answers = dropped + sum(part.answers for part in rows.parts.values())
     if dropped > section.max_dropped * answers:
         text = _(
             "{n} of {answers} answers are longer with their question than data.max_length ({length} tokens). Raise"
@@ -127,7 +120,7 @@ def _remarks(section: DataSection, parts: dict[str, Part], chooser: str | None) 
     """What measures the run, where a user might believe something else."""
     if not (section.test or section.test_ratio):
         return [_("Nothing is split off for testing; data.test_ratio=0.2 would do it.")]
-    if not parts["test"].conversations:
+    if not len(parts["test"]):
         return [_("No row is left for testing: there are too few. Raise data.test_ratio, or name a file in data.test.")]
     if chooser == "test":
         return [
@@ -139,38 +132,25 @@ def _remarks(section: DataSection, parts: dict[str, Part], chooser: str | None) 
 def _beyond(model: ModelSection, parts: dict[str, Part]) -> list[str]:
     """Answers that the model may not be able to follow to their end."""
     limit = window(model)
-    lengths = [len(a) for part in parts.values() for e in part.encoded for a in e.answers]
-    beyond = sum(length > limit for length in lengths) if limit else 0
+    beyond = sum(part.longer_than(limit) for part in parts.values()) if limit else 0
     text = _("{n} answers are longer with their context than the model was made for ({limit} tokens): lower {setting}.")
     return [text.format(n=beyond, limit=limit, setting="data.max_length")] if beyond else []
 
 
 def _ledger(rows: Rows) -> dict[str, Any]:
     """Where every row of the training files went; files of their own for validation and test stand beside."""
-    source = rows.source
     own = {name: part for name, part in rows.parts.items() if name not in rows.files}
+    counts = rows.counts(rows.source)
     totals = {
-        "rows": source.rows,
-        **{name: len(part.conversations) for name, part in own.items()},
-        "duplicates": len(source.duplicates),
-        "rejected": len(source.rejected) + sum(len(part.rejected) for part in own.values()),
+        "rows": counts["rows"],
+        **{name: len(part) for name, part in own.items()},
+        "duplicates": counts["duplicates"],
+        "rejected": counts["rejected"],
     }
     assert totals["rows"] == sum(n for name, n in totals.items() if name != "rows"), totals
-    kinds = Counter(r.code for r in source.rejected) + Counter(r.code for p in own.values() for r in p.rejected)
     return {
         "totals": totals,
-        "rejected": dict(kinds),
-        "parts": {name: part.ledger() for name, part in rows.parts.items() if part.conversations},
-        "files": {
-            name: found.ledger() | {"accepted": len(part.conversations), "rejected": len(part.rejected)}
-            for name, found, part in ((name, found, rows.parts[name]) for name, found in rows.files.items())
-        },
+        "rejected": dict(Counter(row.code for row in rows.rejected(rows.source))),
+        "parts": {name: part.ledger() for name, part in rows.parts.items() if len(part)},
+        "files": {name: rows.counts(source) for name, source in rows.files.items()},
     }
-
-
-def rejected_rows(prepared: Prepared) -> list[Rejected]:
-    parts = (prepared.train, prepared.validation, prepared.test)
-    return sorted(
-        prepared.source.rejected + [r for part in parts for r in part.rejected],
-        key=lambda r: (r.origin.file, r.origin.line),
-    )

@@ -7,19 +7,18 @@ from __future__ import annotations
 
 import os
 import platform
-from collections import Counter
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunesmith import rundir
-from tunesmith.actions.prepare import Prepared, rejected_rows
+from tunesmith.actions.prepare import Prepared
 from tunesmith.actions.rows import data_files
 from tunesmith.actions.voice import Voice
 from tunesmith.config.load import load
 from tunesmith.config.write import dump
-from tunesmith.data.dataset import Dataset
+from tunesmith.data import write
 from tunesmith.errors import Problem, RunError
 from tunesmith.i18n import _
 
@@ -44,6 +43,8 @@ MAY_CHANGE = {
         "data.validation",
         "data.test",
         "data.max_dropped",
+        "data.num_proc",
+        "data.cache",
         "template.path",
         "template.fallback",
     ),  # so here
@@ -215,7 +216,7 @@ def write_record(run: Path, config: Config, prepared: Prepared) -> None:
             "sha256": encoder.template.sha256,
             "source": encoder.template.source,
             **{name: getattr(config.template, name) for name in TOLD},
-            "systems": _systems(prepared),
+            "systems": prepared.train.systems(SYSTEMS),
         },
         "data_sha256": prepared.data_sha256,
         "best_by": prepared.chooser,
@@ -227,14 +228,8 @@ def write_record(run: Path, config: Config, prepared: Prepared) -> None:
     }
     (run / rundir.METRICS).unlink(missing_ok=True)
     rundir.write_json(run / "ledger.json", prepared.ledger)
-    Dataset(rejected=rejected_rows(prepared)).write_rejected(run / "rejected.jsonl")
+    write.rows(run / "rejected.jsonl", (row.as_dict() for row in prepared.rows.rejected()))
     rundir.write_json(run / rundir.RUN, record)
-
-
-def _systems(prepared: Prepared) -> list[str]:
-    """The system prompts that the rows were trained under, the most frequent first; an empty one is none."""
-    counted = Counter(map(prepared.encoder.ready.system_of, prepared.train.conversations))
-    return [text for text, _rows in counted.most_common(SYSTEMS)]
 
 
 def now() -> str:

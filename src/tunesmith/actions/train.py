@@ -85,7 +85,7 @@ def train(loaded: Loaded, voice: Voice, *, resume: bool = False, overwrite: bool
 def _steps_left(config: Config, prepared: Prepared, checkpoint: Checkpoint) -> None:
     from tunesmith.train.plan import Plan
 
-    total = Plan.of(config.training, len(prepared.train.conversations)).total_steps
+    total = Plan.of(config.training, len(prepared.train)).total_steps
     if checkpoint.step >= total:
         text = _(
             "{done} steps are done and the settings ask for {total}. Raise training.num_train_epochs or max_steps."

@@ -124,7 +124,12 @@ class DataSection(Section):
         0.05, description="Largest share of rows that may be rejected or dropped before training is refused."
     )
     drop_duplicates: bool = Field(True, description="Train a row that occurs several times only once.")
-
+    num_proc: Positive | None = Field(
+        None, description="Processes that encode rows; by default one for each core that may be used, one for few rows."
+    )
+    cache: str = Field(
+        "auto", description="Keep encoded rows for the next start: auto (for large data), off, or a folder for them."
+    )
 
     @field_validator("split_pattern")
     @classmethod
@@ -318,5 +323,7 @@ class Config(Section):
         if training.fp16 and model.dtype == "bfloat16":
             found.append(_("training.fp16 is on and model.dtype is bfloat16. Leave one out."))
         if self.method == "full" and model.dtype == "float16":
-            found.append(_("float16 weights can't be trained themselves. Leave model.dtype out: training.fp16 is enough."))
+            found.append(
+                _("float16 weights can't be trained themselves. Leave model.dtype out: training.fp16 is enough.")
+            )
         return found

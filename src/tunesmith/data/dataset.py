@@ -5,7 +5,6 @@ Knows nothing of templates and tokens: whether a conversation is too long is dec
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -54,14 +53,6 @@ class Dataset:
             "duplicates": len(self.duplicates),
             "rejected": len(self.rejected),
         }
-
-    def write_rejected(self, path: Path) -> None:
-        """One JSON object a line: file, line, code, reason and how the row begins."""
-        with path.open("w", encoding="utf-8") as out:
-            for rejected in self.rejected:
-                # Half characters, which UTF-8 can't hold, may be the reason for which the row is here.
-                text = json.dumps(rejected.as_dict(), ensure_ascii=False)
-                out.write(text.encode("utf-8", "replace").decode() + "\n")
 
 
 def load(paths: Path | Sequence[Path], section: DataSection) -> Dataset:

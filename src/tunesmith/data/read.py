@@ -34,7 +34,7 @@ class Reading:
 
 
 class Files:
-    """The data files of some paths, found and their encodings decided; going through them reads every row anew.
+    """The data files of some paths. Going through them reads every row anew and learns their encodings.
 
     Nothing is kept of the rows, so that any number of them can be read; only JSON that is no row a line is read whole.
     Raises DataError for paths that can't be read at all, all of them at once.
@@ -43,14 +43,11 @@ class Files:
     def __init__(self, paths: Path | Sequence[Path]) -> None:
         self.encodings: dict[str, str] = {}
         self.notices: list[str] = []
-        self._found: list[Path] = []
+        self.found: list[Path] = []
         problems: list[Problem] = []
         for path in [paths] if isinstance(paths, str | Path) else paths:
             with _collecting(path, problems):
-                for file in _files(Path(path), self.notices):
-                    if file.suffix.lower() != ".parquet":
-                        self.encodings[str(file)] = encoding_of(file)
-                    self._found.append(file)
+                self.found += _files(Path(path), self.notices)
         if problems:
             raise DataError(problems)
         self._first = [*self.notices]
@@ -59,7 +56,7 @@ class Files:
         """Every row, in the order given; a folder's files in the order of their names. Raises DataError at the end."""
         self.notices = [*self._first]
         problems: list[Problem] = []
-        for path in self._found:
+        for path in self.found:
             with _collecting(path, problems):
                 yield from self._rows(path)
         if problems:
@@ -70,7 +67,8 @@ class Files:
         if suffix == ".parquet":
             yield from _read_parquet(path)
             return
-        encoding = self.encodings[file]
+        encoding = self.encodings.get(file) or encoding_of(path)
+        self.encodings[file] = encoding
         if encoding != "utf-8":
             self.notices.append(_("{file} was read as {encoding}.").format(file=file, encoding=encoding))
         table, named_lines = suffix in (".csv", ".tsv"), suffix != ".json"

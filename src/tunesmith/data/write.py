@@ -47,13 +47,14 @@ def claim(paths: Sequence[Path], sources: Sequence[Path], overwrite: bool) -> No
 def rows(path: Path, values: Iterable[dict[str, Any]]) -> None:
     """One object a line, or a list where the file is named .json. Text stays readable: nothing is escaped."""
     if path.suffix.lower() == ".json":
-        text = json.dumps(list(values), ensure_ascii=False, indent=2) + "\n"
+        texts: Iterable[str] = [json.dumps(list(values), ensure_ascii=False, indent=2) + "\n"]
     else:
-        text = "".join(json.dumps(value, ensure_ascii=False) + "\n" for value in values)
+        texts = (json.dumps(value, ensure_ascii=False) + "\n" for value in values)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    # Half characters, which UTF-8 can't hold, occur in excerpts of broken rows only.
-    partial.write_bytes(text.encode("utf-8", "replace"))
+    with partial.open("wb") as out:
+        # Half characters, which UTF-8 can't hold, occur in excerpts of broken rows only.
+        out.writelines(text.encode("utf-8", "replace") for text in texts)
     os.replace(partial, path)
 
 

@@ -11,7 +11,8 @@ from typing import Any
 from tunesmith.evaluate.metrics import Metric, MetricContext, Scored
 from tunesmith.evaluate.results import share
 
-_BEHIND = ("n", "correct", "interval", "weight", "sum", "tokens")  # stand in the results, and are no figures to look at
+# These stand in the results, and are no figures to look at.
+_BEHIND = ("n", "correct", "interval", "weight", "sum", "tokens", "sentence")
 
 
 def measures(

@@ -39,7 +39,8 @@ def write(report: Report, path: Path) -> Path:
         [
             f"<h1>{escape(title)}</h1>",
             _summary(report),
-            _groups(report),
+            _shares(_("By group"), report.totals["groups"]),
+            _shares(_("By type"), report.totals.get("types", {})),
             _figures(report),
             _confusion(report),
             _wrong(report),
@@ -83,18 +84,17 @@ def _summary(report: Report) -> str:
     return f'<p class="quiet">{"<br>".join(map(escape, lines))}</p>'
 
 
-def _groups(report: Report) -> str:
-    if not report.totals["groups"]:
+def _shares(heading: str, shares: dict[str, dict[str, Any]]) -> str:
+    if not shares:
         return ""
-    groups = sorted(report.totals["groups"].items(), key=lambda item: (-item[1]["accuracy"], item[0]))
     rows = []
-    for name, group in groups:
+    for name, group in sorted(shares.items(), key=lambda item: (-item[1]["accuracy"], item[0])):
         rows.append(
             f'<tr><td>{escape(name)}</td><td class="bar">{bar(group)}</td>'
             f'<td class="number">{percent(group["accuracy"])}</td>'
             f'<td class="number quiet">{group["correct"]} / {group["n"]}</td></tr>'
         )
-    return f"<h2>{escape(_('By group'))}</h2>\n<table>\n" + "\n".join(rows) + "\n</table>"
+    return f"<h2>{escape(heading)}</h2>\n<table>\n" + "\n".join(rows) + "\n</table>"
 
 
 def _figures(report: Report) -> str:

@@ -55,7 +55,7 @@ def _groups(paths: Sequence[tuple[Tensor, int]], make: Callable[[list[tuple[Tens
 
 @dataclass(frozen=True)
 class Block:
-    """Queries [start, stop) of the batch against the keys of `ranges`; `mask` [queries, keys] is True where a key is seen.
+    """Queries [start, stop) of the batch against the keys of `ranges`; `mask` [queries, keys] says who is seen.
 
     Without a mask the block is causal in itself and has nothing above it.
     """

@@ -21,8 +21,8 @@ START = 14.0  # seconds to import them, load a small model and try out what it c
 CHUNK = 32 * 2**20  # bytes of a chunk of logits in float32, as the loss cuts them
 HEAP = 1.45  # what the allocator holds for a byte that is in use at the peak: holes between blocks of many sizes
 KERNELS = 100e6  # bytes of prepared products, of which only so many are kept (model/kernels.py)
-FIRST = 0.5  # seconds to prepare the products of a batch
-PASSES = 105  # times that a number of a token goes through the processor, at the pace of rates.pass_
+FIRST = 0.3  # seconds to prepare the products of a batch, whose shapes are new
+PASSES = 90  # times that a number of a token goes through the processor, at the pace of rates.pass_
 PASSES_OF_SCORE, PASSES_OF_LOGIT = 14, 30  # the same for a query's score of a key in one head, and for a logit
 PASSES_OF_PARAMETER = 60  # and for a trained parameter in a step of the optimizer
 SLOW = 0.4  # share of the rate of large products that attention's small ones reach
@@ -172,14 +172,14 @@ def seconds(shape: Shape, how: How, load: Load, rates: Rates) -> float:
     in_products += load.targets * shape.hidden * shape.vocabulary * (6 if how.full else 4)
     in_attention = load.pairs * shape.layers * shape.queries * (14 + 4 * again)
     product = rates.product * (rates.bfloat16 if how.compute_bytes == 2 else 1.0)
-    moved = shape.layers * 2 * (shape.hidden + shape.queries + shape.keys + shape.inner)
+    moved = 2.0 * shape.layers * (shape.hidden + shape.queries + shape.keys + shape.inner)
     moved *= (1.0 if shape.fused else 1.5) * (1.4 if how.full else 1.0) * (1 + again / 3)
     passes = load.tokens * moved * PASSES + load.targets * shape.vocabulary * PASSES_OF_LOGIT
     passes += load.pairs * shape.layers * shape.heads * PASSES_OF_SCORE
     return (in_products + in_attention / SLOW) / product + passes * rates.pass_ + FIRST
 
 
-def seconds_of_update(how: How, rates: Rates) -> float:
+def update_seconds(how: How, rates: Rates) -> float:
     """What the optimizer takes in a step."""
     return how.trained * PASSES_OF_PARAMETER * rates.pass_
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from tunesmith.model.plan import Load
 from tunesmith.tokens.answer import Answer
@@ -144,11 +146,16 @@ class Plan:
     def conversations(self, step: int) -> list[int]:
         """Indices of the rows of step `step`, in order: each epoch is its own permutation of all rows."""
         epoch, place = divmod(step, self.steps_per_epoch)
-        order = np.random.default_rng([self.seed, epoch]).permutation(self.rows)
+        order = _order(self.rows, self.seed, epoch)
         return order[place * self.step_size : (place + 1) * self.step_size].tolist()
 
     def evaluates(self, step: int, total: int) -> bool:
         return step % self.eval_steps == 0 or step == total
+
+
+@lru_cache(maxsize=1)
+def _order(rows: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
+    return np.random.default_rng([seed, epoch]).permutation(rows)
 
 
 @dataclass(frozen=True)
@@ -163,13 +170,13 @@ class Sample:
         return sorted({*self.typical, self.longest})
 
 
-def steps_to_look_at(plan: Plan, rows: Sequence[Row]) -> Sample:
-    """Of the first epoch; all of its steps where they are few."""
+def steps_to_look_at(plan: Plan, sizes: npt.NDArray[np.int64]) -> Sample:
+    """Of the first epoch; all of its steps where they are few. `sizes` are the tokens of each row."""
     steps = range(min(plan.steps_per_epoch, plan.total_steps))
     typical = sorted({int(s) for s in np.linspace(0, len(steps) - 1, LOOKED_AT)})
-    sizes = [sum(map(len, row.answers)) for row in rows]
-    longest = max(steps, key=lambda step: max(sizes[i] for i in plan.conversations(step)))
-    return Sample(typical, longest)
+    ordered = sizes[_order(plan.rows, plan.seed, 0)]
+    largest = np.maximum.reduceat(ordered, np.arange(0, len(ordered), plan.step_size))
+    return Sample(typical, int(largest[: len(steps)].argmax()))
 
 
 def takes_trunks(section: TrainingSection, world: int = 1) -> bool:

@@ -376,7 +376,8 @@ def test_a_checkpoint_copied_out_of_its_run_speaks_as_it_was_trained(tiny_folder
     inside, question = open_run(str(mine), Voice()).encoder, Conversation((Message("user", "Hi"),))
     for target in (copy, tmp_path / "merged"):
         outside = open_run(str(target), Voice()).encoder
-        assert (outside.system, outside.thinking, outside.template.date) == (PERSONA, "strip", "2026-01-02")
+        told = (outside.ready.system, outside.ready.thinking, outside.template.date)
+        assert told == (PERSONA, "strip", "2026-01-02")
         assert outside.context(question) == inside.context(question)
 
 

@@ -296,7 +296,9 @@ def test_real_thinking_tools_weights_and_columns() -> None:
     service = first("crosswoz/crosswoz.seed0.json")
     assert service.messages[0].content == "你是一个北京旅游客服助手"
     assert service.messages[2].reasoning.startswith("告知餐馆的人均消费")
-    assert service.meta == {"conversation_id": 11290, "key": "场景", "value": "不独立多领域", "split": "val"}
+    assert service.meta == {
+        "conversation_id": 11290, "key": "场景", "value": "不独立多领域", "场景": "不独立多领域", "split": "val",
+    }  # fmt: skip
     defect = first("ruff-defects/ruff_defects.json", **TEMPLATES)
     assert (defect.meta["id"], defect.meta["subtype"]) == ("AIR002-bad", "Airflow")
     assert first("demos/v1_sft_demo.jsonl").messages[1].weight == 1.0

@@ -11,7 +11,9 @@ from transformers import PreTrainedModel
 
 from tunesmith.config.schema import GenerationSection, LoraSection, TemplateSection
 from tunesmith.conversation import Conversation, Message
-from tunesmith.generate.engine import Generated, generate, stream
+from tunesmith.generate.decode import can_decode
+from tunesmith.generate.engine import Generated, as_done, generate, stream
+from tunesmith.generate.packed import packed
 from tunesmith.generate.session import Session
 from tunesmith.model.adapter import add_adapter
 from tunesmith.tokens.encode import Encoder
@@ -149,6 +151,137 @@ def test_draws_begin_at_the_seed_and_disturb_nobody(
     streamed(model, encoder, conversations[0], section(**hot))
     assert first == again != other
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_draws_of_a_row_do_not_depend_on_the_rows_beside_it(
+    tiny_model: Build, encoder: Encoder, conversations: list[Conversation]
+) -> None:
+    hot = {"do_sample": True, "temperature": 3.0, "top_k": 20, "repetition_penalty": 1.2}
+    alone, both, all_ = (
+        [a.ids for a in generate(tiny_model("llama"), encoder, conversations, section(batch_size=size, **hot))]
+        for size in (1, 2, 5)
+    )
+    assert alone == both == all_
+
+
+def forwards(model: PreTrainedModel) -> list[int]:
+    """Fills itself with the number of tokens of each forward."""
+    seen: list[int] = []
+    model.get_input_embeddings().register_forward_hook(lambda _layer, ids, _out: seen.append(ids[0].numel()))
+    return seen
+
+
+def test_what_all_prompts_begin_with_is_computed_once(tiny_model: Build, encoder: Encoder) -> None:
+    persona = "The pressure fell below the limit twice within one hour. " * 4
+    rows = [Conversation((Message("system", persona), Message("user", question))) for question in QUESTIONS * 8]
+    model = tiny_model("gemma3")  # the shared words are longer than its window
+    expected = [likeliest(model, encoder.context(row), encoder.stop_ids, 3) for row in rows[:5]]
+    seen = forwards(model)
+    found = list(generate(model, encoder, rows, section(max_new_tokens=3, batch_size=4)))
+    assert [answer.ids for answer in found] == expected * 8
+    contexts = [encoder.context(row) for row in rows]
+    shared = next(i for i, column in enumerate(zip(*contexts, strict=False)) if len(set(column)) > 1)
+    own = sum(len(ids) - shared for ids in contexts)
+    assert sum(seen) < shared + own + 4 * len(rows) < sum(map(len, contexts)) / 2  # 3 new tokens and a little
+
+
+def test_other_system_prompts_later_are_seen(tiny_model: Build, encoder: Encoder) -> None:
+    """More rows than are sorted together, and what they share changes on the way: all, less, more, nothing of it."""
+    rows = [
+        Conversation((Message("system", system), Message("user", f"{question} {i}")))
+        for system in ("Be short and kind.", "Be short and rude.", "x")
+        for i in range(6)
+        for question in QUESTIONS[:3]
+    ]
+    model = tiny_model("qwen2")
+    found = list(generate(model, encoder, rows, section(max_new_tokens=2, batch_size=1)))
+    assert [a.ids for a in found] == [likeliest(model, encoder.context(r), encoder.stop_ids, 2) for r in rows]
+
+
+def test_a_row_that_ends_leaves_and_one_that_waits_takes_its_place(
+    tiny_model: Build, encoder: Encoder, conversations: list[Conversation]
+) -> None:
+    model = tiny_model("llama")
+    encoder = Encoder.load(encoder.tokenizer.folder, TemplateSection())
+    long = [answer.ids for answer in generate(model, encoder, conversations, section())]
+    encoder.stop_ids = frozenset({long[0][4], long[1][1], long[2][7]})
+    rows = conversations * 4
+    expected = [likeliest(model, encoder.context(row), encoder.stop_ids, 12) for row in rows]
+    assert len(set(map(len, expected))) > 1
+    seen = forwards(model)
+    order = dict(as_done(model, encoder, rows, section(batch_size=3)))
+    assert [order[i].ids for i in range(len(rows))] == expected
+    trial_and_prefix = 5
+    by_length = sorted(range(len(rows)), key=lambda i: -len(encoder.context(rows[i])))
+    each_to_its_longest = sum(max(len(expected[i]) for i in by_length[n : n + 3]) for n in range(0, len(rows), 3))
+    assert len(seen) - trial_and_prefix < 0.9 * each_to_its_longest
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_row_has_the_same_bits_in_every_batch(
+    family: str, dtype: torch.dtype, tiny_model: Build, encoder: Encoder, conversations: list[Conversation]
+) -> None:
+    model = tiny_model(family).to(dtype)
+    together = [a.ids for a in generate(model, encoder, conversations, section(batch_size=4))]
+    assert together == [next(generate(model, encoder, [c], section())).ids for c in conversations]
+
+
+def test_a_model_is_left_as_it_was_also_when_the_answers_are_not_wanted_any_more(
+    tiny_model: Build, encoder: Encoder, conversations: list[Conversation]
+) -> None:
+    model = tiny_model("llama")
+    before = model.config._attn_implementation
+    answers = as_done(model, encoder, conversations, section(batch_size=2))
+    next(answers)
+    answers.close()  # type: ignore[attr-defined]
+    assert model.config._attn_implementation == before
+    assert not any("forward" in vars(layer) for layer in model.modules())
+
+
+def test_packed_weights_give_the_same_numbers(tiny_model: Build) -> None:
+    ids = torch.arange(40)[None]
+    for dtype in (torch.float32, torch.bfloat16):
+        model = tiny_model("llama").to(dtype)
+        with torch.inference_mode():
+            plain = model(ids).logits
+            with packed(model):
+                torch.testing.assert_close(model(ids).logits, plain)
+            assert torch.equal(model(ids).logits, plain)
+
+
+def other_models() -> dict[str, PreTrainedModel]:
+    """Recurrent states, capped scores, sinks, a rotation that depends on the longest row."""
+    import transformers
+
+    sizes = {"vocab_size": 384, "hidden_size": 32, "num_hidden_layers": 2, "pad_token_id": 0, "eos_token_id": 2}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16, "intermediate_size": 48}
+    rope = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
+    experts = {"num_local_experts": 2, "num_experts_per_tok": 1, "sliding_window": 8}
+    kinds = {
+        "Mamba": sizes | {"state_size": 4},
+        "Gemma2": sizes | heads | {"sliding_window": 8, "attn_logit_softcapping": 5.0},
+        "GptOss": sizes | heads | experts,
+        "Llama": sizes | heads | {"max_position_embeddings": 32, "rope_parameters": rope},
+    }
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return {
+            name: getattr(transformers, f"{name}ForCausalLM")(getattr(transformers, f"{name}Config")(**values)).eval()
+            for name, values in kinds.items()
+        }
+
+
+def test_a_model_with_other_states_is_asked_through_the_library(
+    tiny_model: Build, encoder: Encoder, conversations: list[Conversation]
+) -> None:
+    assert all(can_decode(tiny_model(family)) for family in FAMILIES)
+    for name, model in other_models().items():
+        before = model.config._attn_implementation
+        assert not can_decode(model), name
+        assert model.config._attn_implementation == before
+        found = [a.ids for a in generate(model, encoder, conversations[:2], section(max_new_tokens=3, batch_size=1))]
+        assert found == [likeliest(model, encoder.context(c), encoder.stop_ids, 3) for c in conversations[:2]], name
 
 
 def test_training_mode_comes_back(tiny_model: Build, encoder: Encoder, conversations: list[Conversation]) -> None:

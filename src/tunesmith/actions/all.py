@@ -10,6 +10,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unicodedata import east_asian_width
 
 from tunesmith import rundir
 from tunesmith.actions.after import evaluate, evaluation_folder, identity, merge
@@ -45,8 +46,13 @@ class Outcome:
             text = _("Accuracy on {n} test rows: {base:.1%} before, {tuned:.1%} after ({gain:+.0f} points).")
             before, after = self.base.accuracy, self.tuned.accuracy
             said = [text.format(n=self.tuned.totals["n"], base=before, tuned=after, gain=100 * (after - before))]
-        width = max(map(len, self.paths), default=0)
-        return said + [f"  {name:{width}}  {path}" for name, path in self.paths.items()]
+        width = max(map(_columns, self.paths), default=0)
+        return said + [f"  {name}{' ' * (width - _columns(name))}  {path}" for name, path in self.paths.items()]
+
+
+def _columns(text: str) -> int:
+    """How wide a terminal shows it: a Chinese character takes two columns."""
+    return sum(2 if east_asian_width(character) in "WF" else 1 for character in text)
 
 
 def everything(loaded: Loaded, voice: Voice, *, overwrite: bool = False) -> Outcome:
@@ -55,19 +61,19 @@ def everything(loaded: Loaded, voice: Voice, *, overwrite: bool = False) -> Outc
     outcome = Outcome(run, paths={_("loss"): run / "loss.png"})
     tested = "test" in json.loads((run / "ledger.json").read_text(encoding="utf-8"))["parts"]
     if tested:
-        _step(voice, f"tunesmith eval {run} --base")
+        step(voice, f"tunesmith eval {run} --base")
         base, before = _evaluated(open_run(str(run), voice, base=True), voice)
-        _step(voice, f"tunesmith eval {run}")
+        step(voice, f"tunesmith eval {run}")
         opened = open_run(str(run), voice)
         tuned, after = _evaluated(opened, voice)
         outcome.base, outcome.tuned = base, tuned
         outcome.paths |= {_("before"): before / "report.html", _("after"): after / "report.html"}
-        _step(voice, f"tunesmith compare {run}")
+        step(voice, f"tunesmith compare {run}")
         outcome.paths[_("comparison")] = compare([before, after], overwrite=True).folder / "report.html"
-        _step(voice, f"tunesmith merge {run}")
+        step(voice, f"tunesmith merge {run}")
     else:
         voice.say(_("There are no test rows, so nothing is evaluated; data.test_ratio=0.2 would split some off."))
-        _step(voice, f"tunesmith merge {run}")
+        step(voice, f"tunesmith merge {run}")
         opened = open_run(str(run), voice)
     outcome.step = opened.target.step
     outcome.paths[_("merged model")] = _merged(opened, run / MERGED, voice)
@@ -77,7 +83,7 @@ def everything(loaded: Loaded, voice: Voice, *, overwrite: bool = False) -> Outc
 def _trained(loaded: Loaded, voice: Voice, overwrite: bool) -> Path:
     config = whole_paths(loaded.config)
     run = config.training.output_dir
-    _step(voice, f"tunesmith train {loaded.path or run or ''}".rstrip())
+    step(voice, f"tunesmith train {loaded.path or run or ''}".rstrip())
     if run is None or overwrite or not (run / rundir.RUN).is_file():
         return train(loaded, voice, overwrite=overwrite)
     if not rundir.record(run).get("finished") or longer(run, config):
@@ -131,7 +137,8 @@ def _merged(opened: Opened, out: Path, voice: Voice) -> Path:
     return out
 
 
-def _step(voice: Voice, command: str) -> None:
+def step(voice: Voice, command: str) -> None:
+    """Says the command that a user would type for what comes now."""
     voice.say("")
     voice.say(f"$ {command}")
 

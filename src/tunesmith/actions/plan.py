@@ -185,7 +185,7 @@ def _ways(config: Config, part: Part, shape: Shape, trained: int, free: int) -> 
 
 
 def _changes(config: Config) -> Iterator[tuple[Config, str]]:
-    """Smaller batches of the same step, then activations computed twice, then an adapter; with the settings in words."""
+    """Smaller batches of the same step, activations computed twice, then an adapter; with the settings in words."""
     section = config.training
     sizes = [(section.per_device_train_batch_size, section.gradient_accumulation_steps)]
     while sizes[-1][0] % 2 == 0:

@@ -34,7 +34,7 @@ class Reading:
 
 
 class Files:
-    """The data files of some paths. Going through them reads every row anew and learns their encodings.
+    """The data files of some paths, and their encodings. Going through them reads every row anew.
 
     Nothing is kept of the rows, so that any number of them can be read; only JSON that is no row a line is read whole.
     Raises DataError for paths that can't be read at all, all of them at once.
@@ -48,6 +48,10 @@ class Files:
         for path in [paths] if isinstance(paths, str | Path) else paths:
             with _collecting(path, problems):
                 self.found += _files(Path(path), self.notices)
+        for path in self.found:
+            if path.suffix.lower() != ".parquet":
+                with _collecting(path, problems):
+                    self.encodings[str(path)] = encoding_of(path)
         if problems:
             raise DataError(problems)
         self._first = [*self.notices]
@@ -67,8 +71,7 @@ class Files:
         if suffix == ".parquet":
             yield from _read_parquet(path)
             return
-        encoding = self.encodings.get(file) or encoding_of(path)
-        self.encodings[file] = encoding
+        encoding = self.encodings[file]
         if encoding != "utf-8":
             self.notices.append(_("{file} was read as {encoding}.").format(file=file, encoding=encoding))
         table, named_lines = suffix in (".csv", ".tsv"), suffix != ".json"

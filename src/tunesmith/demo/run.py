@@ -12,10 +12,8 @@ from typing import Any
 
 import yaml
 
-from tunesmith.actions import after, check
-from tunesmith.actions.compare import compare
-from tunesmith.actions.opening import open_run
-from tunesmith.actions.train import train
+from tunesmith.actions import check
+from tunesmith.actions.all import Outcome, everything, step
 from tunesmith.actions.voice import Voice
 from tunesmith.config.load import Loaded, load
 from tunesmith.demo import task
@@ -26,21 +24,13 @@ from tunesmith.model.packaged import base_model
 
 @dataclass(frozen=True)
 class Summary:
-    """What came out: accuracies (0 to 1) on the same `rows` test rows, where everything lies, seconds in all."""
+    """What came out, and the seconds in all."""
 
-    base: float
-    tuned: float
-    rows: int
-    checkpoint: int | None
-    paths: dict[str, Path]
+    outcome: Outcome
     seconds: float
 
     def lines(self) -> list[str]:
-        gained = _("Accuracy on {n} test rows: {base:.1%} before, {tuned:.1%} after ({gain:+.0f} points).")
-        head = gained.format(n=self.rows, base=self.base, tuned=self.tuned, gain=100 * (self.tuned - self.base))
-        width = max(map(len, self.paths))
-        took = _("It took {minutes:.1f} minutes.").format(minutes=self.seconds / 60)
-        return [head, *(f"  {name:{width}}  {path}" for name, path in self.paths.items()), took]
+        return [*self.outcome.lines(), _("It took {minutes:.1f} minutes.").format(minutes=self.seconds / 60)]
 
 
 def demo(folder: Path, voice: Voice, *, overwrite: bool = False, overrides: tuple[str, ...] = ()) -> Summary:
@@ -50,41 +40,14 @@ def demo(folder: Path, voice: Voice, *, overwrite: bool = False, overrides: tupl
         raise RunError(_("A demo lies there already. Replace it with --overwrite."), place=str(folder))
     base = base_model(progress=voice.say)
     loaded = _write_inputs(folder, base, overrides)
-    run = folder / "run"
-
-    _step(voice, f"tunesmith check {folder}/run.yaml")
+    step(voice, f"tunesmith check {folder}/run.yaml")
     check.check(loaded, voice)
-    _step(voice, f"tunesmith preview {folder}/run.yaml --html {folder}/preview.html")
+    step(voice, f"tunesmith preview {folder}/run.yaml --html {folder}/preview.html")
     page = check.preview_html(loaded.config, voice, folder / "preview.html")
-    _step(voice, f"tunesmith train {folder}/run.yaml")
-    train(loaded, voice, overwrite=overwrite)
-    _step(voice, f"tunesmith eval {run} --base")
-    before, before_folder = after.evaluate(open_run(str(run), voice, base=True), voice)
-    _step(voice, f"tunesmith eval {run}")
-    opened = open_run(str(run), voice)
-    tuned, tuned_folder = after.evaluate(opened, voice)
-    _step(voice, f"tunesmith compare {run}")
-    comparison = compare([before_folder, tuned_folder]).folder / "report.html"
-    _step(voice, f"tunesmith merge {run}")
-    for line in after.merge(opened, run / "merged", overwrite=True).describe():
-        voice.say(line)
-    return Summary(
-        base=before.accuracy,
-        tuned=tuned.accuracy,
-        rows=tuned.totals["n"],
-        checkpoint=opened.target.step,
-        paths={
-            _("data"): folder / "data",
-            _("settings"): folder / "run.yaml",
-            _("what is trained"): page,
-            _("loss"): run / "loss.png",
-            _("before"): before_folder / "report.html",
-            _("after"): tuned_folder / "report.html",
-            _("comparison"): comparison,
-            _("merged model"): run / "merged",
-        },
-        seconds=time.monotonic() - started,
-    )
+    outcome = everything(loaded, voice, overwrite=overwrite)
+    given = {_("data"): folder / "data", _("settings"): folder / "run.yaml", _("what is trained"): page}
+    outcome.paths = given | outcome.paths
+    return Summary(outcome, time.monotonic() - started)
 
 
 def _write_inputs(folder: Path, base: Path, overrides: tuple[str, ...]) -> Loaded:
@@ -103,8 +66,3 @@ def _write_inputs(folder: Path, base: Path, overrides: tuple[str, ...]) -> Loade
     path = folder / "run.yaml"
     path.write_text(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), encoding="utf-8")
     return load(path, overrides)
-
-
-def _step(voice: Voice, command: str) -> None:
-    voice.say("")
-    voice.say(f"$ {command}")

@@ -23,7 +23,7 @@ ROWS = 8  # of a usual product
 @contextmanager
 def packed(model: nn.Module) -> Iterator[None]:
     """The model's linear layers compute with packed weights, where memory allows; as they were afterwards."""
-    layers = [layer for layer in model.modules() if _serves(layer)]
+    layers: list[Any] = [layer for layer in model.modules() if _serves(layer)]
     size = sum(layer.weight.nbytes for layer in layers)
     if size > SHARE * free_memory():
         layers = []

@@ -77,7 +77,9 @@ class Slots:
 
         The first `writing` slots have one token each.
         """
-        parts, flat, depths = [], [], []
+        parts: list[Part] = []
+        flat: list[int] = []
+        depths: list[int] = []
         for slot, (ids, depth) in enumerate(zip(tokens, self.lengths, strict=True)):
             parts.append(Part(slot, len(flat), len(flat) + len(ids), depth))
             flat += ids

@@ -78,15 +78,16 @@ class Encoder:
         added = len(prepared.messages) - len(conversation.messages)  # the system prompt that the row does not have
         for turn in prepared.trained_turns():
             try:
-                answer = self._answer(prepared, turn, max_length, overflow)
-                answers.append(replace(answer, turn=turn - added))
+                answers.append(self._answer(prepared, turn, added, max_length, overflow))
             except _TooLong:
                 dropped += 1
             except TemplateError as error:
                 return Encoded(error=("template", error.problems[0].message))
         return Encoded(tuple(answers), dropped)
 
-    def _answer(self, conversation: Conversation, turn: int, max_length: int | None, overflow: str) -> Answer:
+    def _answer(
+        self, conversation: Conversation, turn: int, added: int, max_length: int | None, overflow: str
+    ) -> Answer:
         message = conversation.messages[turn]
         history = conversation.messages[:turn]
         trimmed = 0
@@ -96,10 +97,12 @@ class Encoder:
             answer_ids = self._answer_ids(rendered)
             if max_length is None or len(context_ids) + len(answer_ids) <= max_length:
                 weight = message.loss_weight * conversation.weight
-                trained = rendered[: self._end(rendered)]
-                factors = answer_factors(self.tokenizer, trained, message, len(answer_ids))
-                weights = [weight * factor for factor in factors]
-                return Answer(turn, context_ids, answer_ids, weights, trimmed)
+                weights = [weight] * len(answer_ids)
+                if message.spans:
+                    trained = rendered[: self._end(rendered)]
+                    factors = answer_factors(self.tokenizer, trained, message, len(answer_ids))
+                    weights = [weight * factor for factor in factors]
+                return Answer(turn - added, context_ids, answer_ids, weights, trimmed)
             shorter = _without_oldest_turn(history) if overflow == "trim_history" else None
             if shorter is None:
                 raise _TooLong

@@ -11,16 +11,35 @@ from jinja2 import Template, TemplateError, nodes
 from jinja2.ext import Extension
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+# What these filters do to a text, the text itself notices.
+NOTICED = {
+    *("trim", "tojson", "string", "default", "d", "length", "count", "list", "first", "last", "items"),
+    *("selectattr", "rejectattr", "replace", "upper", "lower", "title", "capitalize"),
+}
+UNNOTICED = (nodes.Concat, nodes.Macro, nodes.CallBlock, nodes.AssignBlock, nodes.FilterBlock)
+
 
 def compiled(source: str, date: str | None) -> Template:
     """The template, with `date` as its today. Raises jinja2.TemplateError where the source is not valid."""
+    return _environment(date).from_string(source)
+
+
+def makes_unnoticed(source: str) -> bool:
+    """Whether the template makes new texts of those it is given in ways that a text does not notice."""
+    tree = _environment(None).parse(source)
+    formats = any(node.attr in ("format", "format_map") for node in tree.find_all(nodes.Getattr))
+    filters = {node.name for node in tree.find_all(nodes.Filter)}
+    return formats or bool(filters - NOTICED) or next(tree.find_all(UNNOTICED), None) is not None
+
+
+def _environment(date: str | None) -> ImmutableSandboxedEnvironment:
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _Generation]
     )
     environment.filters["tojson"] = tojson
     environment.globals["raise_exception"] = _raise
     environment.globals["strftime_now"] = lambda form: _today(date).strftime(form)
-    return environment.from_string(source)
+    return environment
 
 
 def tojson(value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False):

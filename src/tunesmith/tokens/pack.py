@@ -145,7 +145,7 @@ class Packer:
                 dropped=encoded.dropped,
                 trimmed=encoded.trimmed,
                 tokens=sum(map(len, encoded.answers)),
-                trained=sum(weight > 0 for answer in encoded.answers for weight in answer.weights),
+                trained=sum(map(_trained, encoded.answers)),
                 longest=max(map(len, encoded.answers), default=0),
                 **dict(zip(STARTS, starts, strict=True)),
             )
@@ -175,6 +175,11 @@ class Packer:
         columns = {"class": self.section.stratify_by, "group": self.section.split_by}
         values = {name: value_text(conversation.meta.get(c)) if c else "" for name, c in columns.items()}
         return {"system": self.encoder.ready.system_of(conversation) if encoded.answers else "", **values}
+
+
+def _trained(answer: Answer) -> int:
+    """Tokens with a weight above 0."""
+    return len(answer.weights) - sum(map(answer.weights.count, {w for w in answer.weights if w <= 0}))
 
 
 def _add_answer(

@@ -99,10 +99,9 @@ class Preparation:
 
     def _message(self, message: Message) -> Message:
         name, call_id = (text and self._safe(text) for text in (message.name, message.tool_call_id))
-        return replace(
-            message,
-            role=self._safe(message.role),
-            content=self._safe(message.content),
+        return Message(
+            self._safe(message.role),
+            self._safe(message.content),
             reasoning=self._safe(message.reasoning) if message.reasoning and self.thinking != "strip" else None,
             tool_calls=tuple(
                 ToolCall(self._safe(c.name), every_text(c.arguments, self._safe, self._safe), c.id and self._safe(c.id))
@@ -110,5 +109,6 @@ class Preparation:
             ),
             name=name,
             tool_call_id=call_id,
+            weight=message.weight,
             spans=moved(message.spans, message.content),
         )

@@ -16,10 +16,11 @@ from jinja2 import TemplateError as JinjaError
 from tunesmith.conversation import Message
 from tunesmith.errors import TemplateError
 from tunesmith.i18n import _
-from tunesmith.tokens.jinja import compiled
+from tunesmith.tokens.jinja import compiled, makes_unnoticed
 from tunesmith.tokens.manner import Manner
 from tunesmith.tokens.marks import anchored as with_anchor
 from tunesmith.tokens.marks import clean, enclosed
+from tunesmith.tokens.watched import Watched
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,10 @@ class ChatTemplate:
                 _("The chat template is not valid: {why}.").format(why=error), place=self.source
             ) from None
 
+    @cached_property
+    def _unnoticed(self) -> bool:
+        return makes_unnoticed(self.text)
+
     def render(
         self,
         messages: Sequence[Message],
@@ -61,12 +66,17 @@ class ChatTemplate:
         TemplateError, also for messages that would be lost."""
         for role in self.manner.lost_roles.intersection(m.role for m in messages if not m.empty):
             raise TemplateError(_("The chat template leaves out messages of the role {role}.").format(role=role))
-        write = self.manner.written
-        shown = [write(m, with_anchor if i == anchored else enclosed) for i, m in enumerate(messages)]
+        write, looked = self.manner.written, list[str]()
+
+        def watched(text: str) -> str:
+            return Watched.of(enclosed(text), looked) if text.strip() else text
+
+        shown = [write(m, with_anchor if i == anchored else watched) for i, m in enumerate(messages)]
         marked = self._render(shown, tools, prompt=prompt)
-        plain = self._render([write(m, lambda text: text) for m in messages], tools, prompt=prompt)
-        if clean(marked) != clean(plain):
-            return plain
+        if looked or self._unnoticed or anchored is not None:
+            plain = self._render([write(m, lambda text: text) for m in messages], tools, prompt=prompt)
+            if clean(marked) != clean(plain):
+                return plain
         systems = [m.content for m in messages if m.role == "system"]
         if len(systems) > 1 and not all(enclosed(content) in marked for content in systems):
             raise TemplateError(_("The chat template leaves out one of the row's system messages."))

@@ -26,7 +26,7 @@ MARKERS = frozenset(
 # Stands for a control token in the tokenizer for ordinary text: a Unicode noncharacter, which is taken out of texts.
 UNREACHABLE = "\ufdef"
 BROKEN = "\ufdd2"  # what stands right behind this mark is no control token
-REMEMBERED = 100_000  # texts: system prompts and turns come back in every context of a dialogue
+REMEMBERED = 2_000  # texts: system prompts and turns come back in every context of a dialogue
 
 
 class Tokenizer:
@@ -160,8 +160,19 @@ class Tokenizer:
         if key not in self._seen:
             if len(self._seen) > REMEMBERED:
                 self._seen.clear()
-            self._seen[key] = [i for _start, part in self._encoded(text, continuation) for i in part.ids]
+            self._seen[key] = self._ids(text, continuation)
         return self._seen[key]
+
+    def _ids(self, text: str, continuation: bool) -> list[int]:
+        tokenizer = self._continuation if continuation else self._plain
+        try:
+            [found] = tokenizer.encode_batch_fast([text])  # without the offsets, which cost a tenth
+        except TypeError:  # halves of surrogate pairs
+            raise TemplateError(_("The text holds a broken character.")) from None
+        ids = found.ids
+        if self.control_ids.isdisjoint(ids):
+            return ids
+        return [i for _start, part in self._encoded(text, continuation) for i in part.ids]
 
     def text_offsets(self, text: str, *, continuation: bool = False) -> list[tuple[int, int]]:
         """(start, stop) of the characters, not counting UNREACHABLE, that each of the `text_ids` stands for."""

@@ -35,8 +35,6 @@ def factors(answer: str, message: Message) -> Factors:
 
 def answer_factors(tokenizer: Tokenizer, answer: str, message: Message, n: int) -> list[float]:
     """For each of the `n` ids of a rendered answer what the message's spans say; 1 for what is the template's own."""
-    if not message.spans:
-        return [1.0] * n
     said = factors(answer, message)
     found: list[float] = []
     start = 0

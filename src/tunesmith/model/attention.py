@@ -53,7 +53,9 @@ def forest_attention(
     if paths.fast and not by_hand and query.device.type == "cpu":
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
         groups = paths.groups(sliding_window, query.shape[1], key.shape[1])
-        return path_attention(query[0], key[0], value[0], groups, scale)[None], None
+        shares = sum(group.bias.numel() for group in groups) * query.shape[1] * query.element_size()
+        keep = paths.keeps(id(module), shares)
+        return path_attention(query[0], key[0], value[0], groups, scale, keep)[None], None
     outputs = []
     for block in paths.blocks(sliding_window):
         q = query[:, :, block.start : block.stop]

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
+silu_backward = torch.ops.aten.silu_backward
+
 
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
@@ -44,21 +46,31 @@ def _normed(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
 
 class _SwiGLU(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
+    def forward(ctx: Any, gate: Tensor, up: Tensor, opened: _Opened) -> Tensor:
         ctx.save_for_backward(gate, up)
-        return _gated(gate, up)
+        ctx.opened = opened
+        return silu(gate).mul_(up)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         gate, up = ctx.saved_tensors
-        share = gate.sigmoid()
-        opened = gate * share
-        slope = torch.addcmul(share, opened, 1 - share)  # d silu(g) = s + g s (1 - s)
-        return slope.mul_(grad).mul_(up), opened.mul_(grad)
+        opened = ctx.opened.take(gate)
+        return silu_backward(grad * up, gate), opened.mul_(grad), None
 
 
-def _gated(gate: Tensor, up: Tensor) -> Tensor:
-    return silu(gate).mul_(up)
+class _Opened:
+    """silu(gate) in a backward: the product made again for what follows the MLP's gate leaves it for the gate itself."""
+
+    def __init__(self) -> None:
+        self.made: Tensor | None = None
+
+    def product(self, gate: Tensor, up: Tensor) -> Tensor:
+        self.made = silu(gate)
+        return self.made * up
+
+    def take(self, gate: Tensor) -> Tensor:
+        made, self.made = self.made, None
+        return silu(gate) if made is None else made
 
 
 def _norm_forward(norm: Any, x: Tensor) -> Tensor:
@@ -69,8 +81,9 @@ def _norm_forward(norm: Any, x: Tensor) -> Tensor:
 
 def _mlp_forward(mlp: Any, x: Tensor) -> Tensor:
     gate, up = mlp.gate_proj(x), mlp.up_proj(x)
-    product = _SwiGLU.apply(gate, up)
-    product.made = (_gated, (gate, up))
+    opened = _Opened()
+    product = _SwiGLU.apply(gate, up, opened)
+    product.made = (opened.product, (gate, up))
     return mlp.down_proj(product)
 
 

@@ -52,7 +52,7 @@ class _LowRank(torch.autograd.Function):
         lows = inner.split([t.shape[1] for t in b], dim=1)
         through = torch.cat([g @ up for g, up in zip(flat, b, strict=True)], dim=1)
         grad_a = (through.T @ noisy.reshape(-1, noisy.shape[-1])).float().split([t.shape[1] for t in b])
-        grad_b = [(g.T @ low).float() * s for g, low, s in zip(flat, lows, ctx.scales, strict=True)]
+        grad_b = [(low.T @ g).T.float() * s for g, low, s in zip(flat, lows, ctx.scales, strict=True)]
         grad_x = grad_noisy = None
         if ctx.needs_input_grad[0]:
             grad_x = (flat[0] if len(flat) == 1 else torch.cat(flat, dim=1)) @ weight

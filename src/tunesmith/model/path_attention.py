@@ -1,4 +1,4 @@
-"""Attention by paths in few large products: runs of like size go together, padded, and scores are never kept.
+"""Attention by paths in few large products: runs of like size go together, padded, and no scores are kept.
 
 The fast form of what attention.py says run by run; forward and backward are written out, because the library's
 backward costs more per call than such small blocks are worth. Serves scaled softmax attention without caps and sinks.
@@ -16,43 +16,54 @@ from torch import Tensor, _softmax_backward_data
 from tunesmith.model.paths import Group
 
 
-def path_attention(query: Tensor, key: Tensor, value: Tensor, over: Sequence[Group], scale: float) -> Tensor:
-    """query [heads, n, d], key and value [kv_heads, tokens seen, d] -> [n, heads, d]."""
-    return _PathAttention.apply(query, key, value, over, scale)
+def path_attention(
+    query: Tensor, key: Tensor, value: Tensor, over: Sequence[Group], scale: float, keep: bool
+) -> Tensor:
+    """query [heads, n, d], key and value [kv_heads, tokens seen, d] -> [n, heads, d].
+
+    `keep`: the shares are kept for the backward, which else makes them again in a fourth of its time.
+    """
+    return _PathAttention.apply(query, key, value, over, scale, keep)
 
 
 class _PathAttention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, over: Sequence[Group], scale: float) -> Tensor:
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, over: Sequence[Group], scale: float, keep: bool
+    ) -> Tensor:
         heads, n, _d = query.shape
         rows = _rows(query, padding=True).mul_(scale), _rows(key), _rows(value)
         out = rows[0].new_empty((n + 1) * heads, value.shape[-1])
+        kept = []
         for group in over:
             q, k, v = _taken(rows, group)
-            _put(out, torch.bmm(_shares(q, k, group), v), group)
+            shares = _shares(q, k, group)
+            _put(out, torch.bmm(shares, v), group)
+            kept.append(shares if keep else None)
         out = out[: n * heads].view(n, heads, -1)
-        ctx.save_for_backward(*rows)
+        ctx.save_for_backward(*rows, *kept)
         ctx.over, ctx.scale, ctx.kv = over, scale, key.shape[0]
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        rows = ctx.saved_tensors
+        saved = ctx.saved_tensors
+        rows, kept = saved[:3], saved[3:]
         n, heads, _d = grad.shape
         grad = _rows(grad.transpose(0, 1), padding=True)
         to_query = torch.empty_like(rows[0])
         to_key, to_value = (torch.zeros(t.shape, dtype=torch.float32, device=t.device) for t in rows[1:])
-        for group in ctx.over:
+        for group, shares in zip(ctx.over, kept, strict=True):
             q, k, v = _taken(rows, group)
             g = grad.index_select(0, group.queries.flatten()).view(q.shape[0], q.shape[1], -1)
-            shares = _shares(q, k, group)
+            shares = _shares(q, k, group) if shares is None else shares
             inner = _softmax_backward_data(torch.bmm(g, v.transpose(1, 2)), shares, -1, shares.dtype)
             _put(to_query, torch.bmm(inner, k), group)
             _add(to_key, torch.bmm(inner.transpose(1, 2), q), group)
             _add(to_value, torch.bmm(shares.transpose(1, 2), g), group)
         to_query = to_query[: n * heads].mul_(ctx.scale).view(n, heads, -1)
         to_key, to_value = (t.to(grad.dtype).view(-1, ctx.kv, t.shape[-1]) for t in (to_key, to_value))
-        return *(t.transpose(0, 1) for t in (to_query, to_key, to_value)), None, None
+        return *(t.transpose(0, 1) for t in (to_query, to_key, to_value)), None, None, None
 
 
 def _rows(states: Tensor, padding: bool = False) -> Tensor:

@@ -16,6 +16,7 @@ from tunesmith.tokens.forest import Forest
 
 CALL_COST = 10_000  # query-key pairs whose arithmetic costs what one more group costs
 GROUP_PAIRS = 60_000  # query-key pairs of a group at most: its scores of all heads stay in the processor's cache
+SHARES_KEPT = 128 * 2**20  # bytes over all layers of what each query takes of each key
 LONGEST_RUN = 96  # queries; a longer run is cut, so that a row of its mask is not mostly unseen
 
 
@@ -78,6 +79,7 @@ class Paths:
     fast: bool = True
     trunk: Trunk | None = None
     above: int = 0
+    _kept: dict[int, int] = field(default_factory=dict)
     _blocks: dict[int | None, list[Block]] = field(default_factory=dict)
     _groups: dict[tuple[int | None, int, int], list[Group]] = field(default_factory=dict)
 
@@ -93,6 +95,13 @@ class Paths:
                     paths.append((torch.cat([*above, torch.arange(run.start, stop)]), stop - start))
             self._groups[kind] = _groups(paths, lambda taken: self._group(taken, heads, kv, window))
         return self._groups[kind]
+
+    def keeps(self, layer: int, size: int) -> bool:
+        """Whether a layer's shares, `size` bytes, are kept for the backward: as long as there is room for them. Asked
+        again, by a layer whose forward runs twice, it says the same."""
+        if layer not in self._kept and sum(self._kept.values()) + size <= SHARES_KEPT:
+            self._kept[layer] = size
+        return layer in self._kept
 
     def _group(self, paths: list[tuple[Tensor, int]], heads: int, kv: int, window: int | None) -> Group:
         b, w, s = len(paths), max(own for _path, own in paths), max(len(path) for path, _own in paths)

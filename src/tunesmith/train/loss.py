@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 from tunesmith.model.attention import no_dense_mask
 from tunesmith.train.batch import Batch
 
-CHUNK_BYTES = 32 * 2**20  # fp32 logits alive at once
+CHUNK_BYTES = 48 * 2**20  # fp32 logits alive at once
 
 
 class Trainee(nn.Module):
@@ -73,21 +73,26 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         grad_head = torch.zeros_like(head, dtype=torch.float32) if need_head else None  # many small terms: fp32
         losses = torch.empty(len(target), dtype=torch.float32, device=hidden.device)
         rows = max(16, CHUNK_BYTES // (4 * len(head)))
+        # Two buffers serve all chunks: memory taken anew for each costs more time than the arithmetic done in it.
+        logits = torch.empty(min(rows, len(target)), len(head), dtype=torch.float32, device=hidden.device)
+        narrow = torch.empty_like(logits, dtype=hidden.dtype) if hidden.dtype != torch.float32 else logits
         for start in range(0, len(target), rows):
             part = slice(start, start + rows)
-            logits = (hidden[part] @ head.T).float()
-            place = target[part, None]
-            normaliser = logits.logsumexp(-1, keepdim=True)
-            losses[part] = (normaliser - logits.gather(1, place))[:, 0]
+            x, place, w = hidden[part], target[part, None], weight[part, None]
+            wide, low = logits[: len(x)], narrow[: len(x)]
+            wide.copy_(torch.mm(x, head.T, out=low))
+            right, highest = wide.gather(1, place), wide.amax(-1, keepdim=True)
+            share = torch.softmax(wide, -1, out=wide)
+            normaliser = highest - share.amax(-1, keepdim=True).log()  # of the highest logit, whose share can't be 0
+            losses[part] = (normaliser - right)[:, 0]
             if grad_hidden is None and grad_head is None:
                 continue
-            share = logits.sub_(normaliser).exp_()
-            share.scatter_add_(1, place, torch.full_like(place, -1.0, dtype=torch.float32))
-            share = share.mul_(weight[part, None]).to(hidden.dtype)
+            share.scatter_add_(1, place, torch.full_like(w, -1.0))
+            low.copy_(share.mul_(w))
             if grad_hidden is not None:
-                grad_hidden[part] = share @ head
+                torch.mm(low, head, out=grad_hidden[part])
             if grad_head is not None:
-                grad_head += (share.T @ hidden[part]).float()
+                grad_head += (low.T @ x).float()
         ctx.save_for_backward(grad_hidden, grad_head)
         ctx.head_dtype = head.dtype
         ctx.mark_non_differentiable(losses)

@@ -15,6 +15,7 @@ from tunesmith.model.attention import NAME, use_forest_attention
 from tunesmith.model.fused import use_fused_layers
 from tunesmith.model.kernels import use_fast_kernels
 from tunesmith.model.lowrank import use_fast_adapters
+from tunesmith.model.paths import Paths
 from tunesmith.model.trunk import Trunk
 from tunesmith.tokens.answer import Answer
 from tunesmith.tokens.forest import common_beginning, grow
@@ -388,6 +389,26 @@ def test_plain_kernels_train_the_same(tmp_path):
         ends.append(trained(model))
     for name in ends[0]:
         torch.testing.assert_close(ends[0][name], ends[1][name], rtol=1e-3, atol=1e-4)
+
+
+def test_kept_shares_change_no_bit_and_stay_within_their_room(tmp_path, monkeypatch):
+    ends, keeps, sizes = [], Paths.keeps, []
+    for room, expected in ((0, {False}), (10**9, {True}), (None, {True, False})):
+        monkeypatch.setattr("tunesmith.model.paths.SHARES_KEPT", max(sizes) if room is None else room)
+        said = set()
+
+        def noted(paths, layer, size, said=said):
+            said.add(keeps(paths, layer, size))
+            sizes.append(size)
+            return layer in paths._kept
+
+        monkeypatch.setattr(Paths, "keeps", noted)
+        made = loop(tmp_path / f"{room}", settings(max_steps=3))
+        made.train()
+        assert said == expected
+        ends.append(trained(made.trainee.model))
+    for name, weights in ends[0].items():
+        assert all(torch.equal(weights, end[name]) for end in ends[1:])
 
 
 def test_a_step_in_batches_behind_a_common_beginning_trains_the_same(tmp_path, monkeypatch):

@@ -59,7 +59,7 @@ class _SwiGLU(torch.autograd.Function):
 
 
 class _Opened:
-    """silu(gate) in a backward: the product made again for what follows the MLP's gate leaves it for the gate itself."""
+    """silu(gate) in a backward: whoever makes the product again leaves it for the gate's own gradient."""
 
     def __init__(self) -> None:
         self.made: Tensor | None = None

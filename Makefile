@@ -1,7 +1,7 @@
 # One door: `make` lists what can be done. Every target makes .venv first, where it is missing or older than its versions.
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo bench test test-long check golden docs locale clean
+.PHONY: help install demo bench chaos test test-long check golden docs locale clean
 
 VENV  := .venv
 BIN   := $(VENV)/bin
@@ -20,6 +20,11 @@ demo: $(STAMP) ## the main job on a small real model: data, training, evaluation
 
 bench: $(STAMP) ## tunesmith and its peers on the same work, in about an hour
 	$(BIN)/python bench/run.py
+
+N := 200
+chaos: export OMP_NUM_THREADS = 1
+chaos: $(STAMP) ## kill N=200 real trainings, resume them, and compare the bits
+	$(BIN)/python chaos/run.py --kills $(N)
 
 test: $(STAMP) ## the tests, in minutes
 	$(BIN)/python -m pytest -m "not long"

@@ -2,8 +2,10 @@
 
     python generation.py [--rows 300] [--new 64] [--batch-size 8] [--alone 300] [--dtype bfloat16] [--core N]
 
-Both give the likeliest tokens. Rates are in processor seconds, so that a shared machine distorts them less. Writes
-GENERATION.md. The questions lie in the folder `shared` beside this checkout and are not part of it.
+Once under a system prompt of a few sentences and once under one of a page, as an evaluation has it. Both sides give the
+likeliest tokens, by turns, since a machine is not equally fast all the time. Rates are in processor seconds, so that a
+shared machine distorts them less. Writes GENERATION.md. The questions lie in the folder `shared` beside this checkout
+and are not part of it.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import argparse
 import json
 import os
 import time
-from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +31,40 @@ from tunesmith.tokens.encode import Encoder
 
 BENCH = Path(__file__).resolve().parent
 QUESTIONS = BENCH.parents[1] / "shared" / "assets" / "data" / "demos" / "alpaca_en_demo.json"
-SYSTEM = (
+TURNS = 3
+SHORT = (
     "You answer questions for the visitors of a public library. Say what is asked in plain words and in as few of them"
     " as it takes; give the fact first and the reason after it. Where a question has several parts, answer them in"
     " their order. Where you do not know, say so and name the place where the visitor can look it up. Never make up a"
     " title, a name or a number, and never ask a question back."
 )
+RULES = (
+    ("opening hours", "name the day and the hours", "the board at the door"),
+    ("a lost card", "say that the desk makes a new one", "the desk on the ground floor"),
+    ("a book that is lent", "say when it is due back", "the catalogue by the stairs"),
+    ("fees", "name the sum and what it is for", "the leaflet on fees"),
+    ("the reading room", "say that it is open to everybody", "the plan of the house"),
+    ("children's books", "name the shelf by age", "the second floor"),
+    ("printing", "say that a page costs as much as a copy", "the machine beside the lift"),
+    ("a complaint", "thank the visitor and say who reads it", "the box at the exit"),
+)
+LONG = SHORT + "".join(f" A question about {what}: {how}, and point to {where}." for what, how, where in RULES * 2)
+
+
+@dataclass
+class Found:
+    """Answers of one side by their rows, and the processor seconds that they took."""
+
+    ids: dict[int, list[int]] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    @property
+    def tokens(self) -> int:
+        return sum(map(len, self.ids.values()))
+
+    @property
+    def rate(self) -> float:
+        return self.tokens / self.seconds
 
 
 def main() -> None:
@@ -52,60 +82,56 @@ def main() -> None:
     folder = base_model()
     model: Any = load_model(str(folder), dtype=asked.dtype)
     encoder = Encoder.load(folder, TemplateSection())
-    rows = conversations(asked.rows)
-    contexts = [encoder.context(row) for row in rows]
     section = GenerationSection(max_new_tokens=asked.new, batch_size=asked.batch_size)
-
-    ours, spent = timed(lambda: {i: answer.ids for i, answer in as_done(model, encoder, rows, section)})
-    model.generation_config = library.as_library_settings(section, encoder.stop_ids, encoder.pad_id)
-    theirs, spent_there = timed(lambda: by_library(model, contexts, section, encoder))
-    chosen = range(0, asked.rows, max(1, asked.rows // asked.alone))
-    alone = {i: next(as_done(model, encoder, [rows[i]], section))[1].ids for i in chosen}
-    other = [i for i in alone if alone[i] != ours[i]]
-
-    n, n_there = (sum(map(len, found.values())) for found in (ours, theirs))
-    rate, rate_there = n / spent, n_there / spent_there
-    equal = sum(ours[i] == theirs[i] for i in ours)
     lines = [
         "# Generation",
         "",
         f"{folder.name}, {asked.dtype}, torch {torch.__version__}, transformers {transformers.__version__},"
-        f" {torch.get_num_threads()} thread. {asked.rows} prompts of {sum(map(len, contexts)) / asked.rows:.0f} tokens"
-        f" on average under one system prompt, answers of up to {asked.new} tokens, {asked.batch_size} rows at once."
-        " Rates in processor seconds.",
+        f" {torch.get_num_threads()} thread. {asked.rows} prompts under one system prompt, answers of up to {asked.new}"
+        f" tokens, {asked.batch_size} rows at once. Rates in processor seconds; `model.generate` has batches of the"
+        " same size, sorted by length as ours.",
         "",
-        "| | new tokens | seconds | tokens a second |",
-        "|---|---|---|---|",
-        f"| tunesmith | {n} | {spent:.1f} | {rate:.1f} |",
-        f"| model.generate, the same batch size | {n_there} | {spent_there:.1f} | {rate_there:.1f} |",
-        f"| ratio | | | {rate / rate_there:.2f} |",
-        "",
-        f"Batch = single: {len(alone) - len(other)} of {len(alone)} rows have the same tokens;"
-        f" other: {', '.join(map(str, other)) or 'none'}.",
-        f"Equal to model.generate: {equal} of {len(ours)} rows; its padding stands left, which rounds otherwise.",
+        "| system prompt, tokens | prompt, tokens on average | tunesmith, tokens/s | model.generate | ratio"
+        " | equal to model.generate | batch = single |",
+        "|---|" + "---|" * 6,
     ]
+    for system in (SHORT, LONG):
+        lines.append(case(model, encoder, section, system, asked))
+        print(lines[-1], flush=True)
+    lines += ["", "`model.generate` pads on the left, which rounds otherwise: its rows part from ours in bfloat16."]
     (BENCH / "GENERATION.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print("\n".join(lines))
 
 
-def conversations(count: int) -> list[Conversation]:
+def case(model: Any, encoder: Encoder, section: GenerationSection, system: str, asked: Any) -> str:
+    rows = conversations(asked.rows, system)
+    contexts = [encoder.context(row) for row in rows]
+    ours, theirs, part = Found(), Found(), -(-asked.rows // TURNS)
+    for start in range(0, asked.rows, part):
+        here = slice(start, start + part)
+        began = time.process_time()
+        ours.ids |= {start + i: answer.ids for i, answer in as_done(model, encoder, rows[here], section)}
+        between = time.process_time()
+        found = library.answers(
+            model, contexts[here], [0] * len(contexts[here]), section, encoder.stop_ids, encoder.pad_id
+        )
+        theirs.ids |= {start + written.number: written.ids for written in found}
+        ours.seconds, theirs.seconds = ours.seconds + between - began, theirs.seconds + time.process_time() - between
+    chosen = range(0, asked.rows, max(1, asked.rows // asked.alone))
+    other = [i for i in chosen if next(as_done(model, encoder, [rows[i]], section))[1].ids != ours.ids[i]]
+    equal = sum(ours.ids[i] == theirs.ids[i] for i in ours.ids)
+    differing = f" (not {', '.join(map(str, other))})" if other else ""
+    length = sum(map(len, contexts)) / asked.rows
+    return (
+        f"| {len(encoder.tokenizer.text_ids(system))} | {length:.0f} | {ours.rate:.1f} | {theirs.rate:.1f}"
+        f" | {ours.rate / theirs.rate:.2f} | {equal} of {asked.rows}"
+        f" | {len(chosen) - len(other)} of {len(chosen)}{differing} |"
+    )
+
+
+def conversations(count: int, system: str) -> list[Conversation]:
     rows = json.loads(QUESTIONS.read_text(encoding="utf-8"))[:count]
     questions = ["\n".join(filter(None, (row["instruction"], row["input"]))) for row in rows]
-    return [Conversation((Message("system", SYSTEM), Message("user", question))) for question in questions]
-
-
-def by_library(
-    model: Any, contexts: list[list[int]], section: GenerationSection, encoder: Encoder
-) -> dict[int, list[int]]:
-    """`model.generate` in batches of rows of like length."""
-    found = library.answers(model, contexts, [0] * len(contexts), section, encoder.stop_ids, encoder.pad_id)
-    return {written.number: written.ids for written in found}
-
-
-def timed(work: Callable[[], dict[int, list[int]]]) -> tuple[dict[int, list[int]], float]:
-    began = time.process_time()
-    found = work()
-    return found, time.process_time() - began
+    return [Conversation((Message("system", system), Message("user", question))) for question in questions]
 
 
 if __name__ == "__main__":

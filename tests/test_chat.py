@@ -504,11 +504,19 @@ def plain_adapter(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -
     return folder
 
 
-@pytest.mark.parametrize("kind", ["untrained model", "adapter of plain peft"])
+@pytest.mark.parametrize("kind", ["untrained model", "bare name", "adapter of plain peft"])
 def test_chat_batch_and_eval_take(
-    kind: str, tiny_folder: Path, plain_adapter: Path, tmp_path: Path, typed: Callable[..., None]
+    kind: str,
+    tiny_folder: Path,
+    plain_adapter: Path,
+    tmp_path: Path,
+    typed: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    target = tiny_folder if kind == "untrained model" else plain_adapter
+    monkeypatch.setenv("TUNESMITH_CACHE", str(tmp_path / "cache"))  # where the demo's base is kept
+    shutil.copytree(tiny_folder, tmp_path / "cache" / rundir.PACKAGED)
+    targets = {"untrained model": tiny_folder, "bare name": rundir.PACKAGED, "adapter of plain peft": plain_adapter}
+    target = targets[kind]
     rows = write_rows(tmp_path / "in.jsonl", [row(i) for i in range(3)])
     typed("Is pump 1 faulty?\nq\n")
     assert done("chat", target, SHORT).out.strip()
@@ -519,7 +527,7 @@ def test_chat_batch_and_eval_take(
     assert "of 3;" in said.err
     assert (tmp_path / "results" / "subtype_accuracy.png").is_file()
     done("batch", tiny_folder, rows, "-o", "base.jsonl", SHORT)
-    assert (read_rows_of(tmp_path / "base.jsonl") == answers) is (kind == "untrained model")
+    assert (read_rows_of(tmp_path / "base.jsonl") == answers) is (kind != "adapter of plain peft")
 
 
 # --- consoles ---------------------------------------------------------------------------------------------------------

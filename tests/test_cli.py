@@ -278,10 +278,9 @@ def stopped(data: Path, tiny_folder: Path, tmp_path: Path) -> tuple[Path, list[s
 def test_a_stopped_run_goes_on_where_it_was(stopped: tuple[Path, list[str]], tmp_path: Path) -> None:
     run, lines = stopped
     assert lines[-1] == f"checkpoint-1 is kept. Go on with: tunesmith train {run} --resume"
-    assert "Go on with --resume" in refused("train", run)[0]
     assert "unfinished" in done("runs").out
     assert (run / "loss.png").is_file()
-    said = done("train", run, "--resume")
+    said = done("train", run)  # the same command goes on, without a word about it
     assert "Going on behind checkpoint-1." in said.lines
     done("train", run / "config.yaml", "-o", tmp_path / "straight")
     assert weights(run, 3) == weights(tmp_path / "straight", 3)
@@ -292,9 +291,10 @@ def test_another_run_does_not_go_on_with_this_one(stopped: tuple[Path, list[str]
     run, _lines = stopped
     write_rows(data, ROWS[1:])
     lines = refused("train", run, "--resume", "lora.r=4", "training.seed=1")
-    assert [line.split("  ")[0] for line in lines[:3]] == ["data", "lora.r", "training.seed"]
+    keys = ["data", "lora.r", "training.seed"]
+    assert [line.split("  ")[0] for line in lines[:3]] == keys
     assert lines[1] == "lora.r  This was 8 when the run began and is 4 now."
-    assert lines[-1] == "Go on with what the run began with, or choose another folder with -o DIR."
+    assert lines[-1].endswith("or let it pass: " + " ".join(f"--allow-changed {key}" for key in keys))
 
 
 def test_a_finished_run_can_be_trained_longer(run: Path) -> None:

@@ -20,9 +20,10 @@ from tunesmith.cli import main
 from tunesmith.conversation import Conversation, Message
 from tunesmith.errors import RunError
 from tunesmith.evaluate import report
+from tunesmith.evaluate.metrics import MetricContext, Scored, load
 from tunesmith.evaluate.results import RESULTS, Report, totals
 from tunesmith.evaluate.run import evaluate
-from tunesmith.evaluate.statistics import holm, mcnemar, paired_interval
+from tunesmith.evaluate.statistics import DRAWS, holm, mcnemar, middle, paired_interval, redrawn, wilson
 from tunesmith.generate.engine import Generated
 
 PICTURES = ["model_comparison.png", "overall_accuracy_comparison.png", "type_accuracy_comparison.png"]
@@ -113,6 +114,123 @@ def test_many_questions_are_corrected():
         assert holm(values) == pytest.approx(slow)
 
 
+def test_the_statistics_are_those_of_scipy_and_statsmodels():
+    """On random tables: Wilson, McNemar, Holm, and the paired bootstrap, which draws the same rows as scipy's."""
+    import numpy
+    from scipy import stats
+    from statsmodels.stats.contingency_tables import mcnemar as mcnemar_of_statsmodels
+    from statsmodels.stats.multitest import multipletests
+    from statsmodels.stats.proportion import proportion_confint
+
+    draw = numpy.random.default_rng(5)
+    for _round in range(100):
+        n = int(draw.integers(1, 400))
+        right = int(draw.integers(0, n + 1))
+        assert wilson(right, n) == pytest.approx(proportion_confint(right, n, method="wilson"))
+        assert wilson(right, n) == pytest.approx(tuple(stats.binomtest(right, n).proportion_ci(method="wilson")))
+        (both, broken), (fixed, neither) = table = draw.integers(0, 60, (2, 2))
+        wanted = mcnemar_of_statsmodels(table, exact=True).pvalue if broken + fixed else 1.0
+        assert mcnemar(int(broken), int(fixed)) == pytest.approx(wanted)
+        values = list(draw.random(int(draw.integers(1, 60))) ** 3)
+        assert holm(values) == pytest.approx(multipletests(values, method="holm")[1])
+    for n in (3, 40, 500):
+        pairs = draw.normal(size=(n, 2)) + [0.0, 0.3]
+        wanted = stats.bootstrap(
+            (pairs[:, 0], pairs[:, 1]),
+            lambda a, b, axis: b.mean(axis) - a.mean(axis),
+            paired=True,
+            method="percentile",
+            n_resamples=DRAWS,
+            rng=numpy.random.default_rng(0),
+        ).confidence_interval
+        sums = redrawn(pairs.tolist())
+        assert middle((sums[:, 1] - sums[:, 0]) / n) == pytest.approx((wanted.low, wanted.high))
+
+
+# figures that are no shares
+
+
+TEXTS = [
+    ("The valve leaks at the seal and must be closed.", "The valve leaks at its seal, so close it."),
+    ("Replace the gasket before the next shift.", "Replace the gasket before the next shift."),
+    ("The pump is not faulty.", "The pump is faulty, or not."),
+    ("Close the valve first and then look at the seal.", "First close the valve."),
+]
+
+
+@pytest.mark.parametrize("name", ["bleu", "chrf", "length"])
+def test_figures_of_rows_drawn_again_are_those_that_the_metric_has_of_them(name):
+    """What is added up over drawn rows is the metric's own figure of these very rows, some of them twice."""
+    metric, plain = load(name), MetricContext()
+    rows = [Scored(gold, answer, metric(gold, answer, plain)) for gold, answer in TEXTS]
+    assert metric.sums is not None
+    assert metric.total is not None
+    table, figures = metric.sums(rows, plain)
+    draw = random.Random(2)
+    for _round in range(10):
+        chosen = draw.choices(range(len(rows)), k=len(rows))
+        found = figures([sum(column) for column in zip(*(table[i] for i in chosen), strict=True)])
+        wanted = metric.total([rows[i] for i in chosen], plain)
+        assert found == {figure: pytest.approx(wanted[figure]) for figure in found}
+
+
+def scored(folder: Path, answers: Sequence[str], *metrics: str) -> Path:
+    """Results of these answers to the questions of TEXTS, again and again, written by the evaluation itself."""
+
+    def respond(prompts: Sequence[Conversation], first: int) -> Any:
+        return [Generated(Message("assistant", answers[p.index]), [1], 1, 0.1, True) for p in prompts[first:]]
+
+    rows = [
+        Conversation((Message("user", f"q{i}"), Message("assistant", TEXTS[i % len(TEXTS)][0])), index=i)
+        for i in range(len(answers))
+    ]
+    evaluate(rows, respond, out=folder, metrics=["exact", *metrics])
+    return folder
+
+
+def test_scored_metrics_are_compared_by_drawing_the_rows_again(tmp_path):
+    """The mean of a row's figure against scipy; BLEU's own figure, of all rows, stands beside its interval."""
+    import numpy
+    from sacrebleu.metrics import BLEU
+    from scipy import stats
+
+    poor = [f"It is {gold.split()[0]} {'or not' * (i % 3)}" for i, (gold, _said) in enumerate(TEXTS * 6)]
+    good = [said if i % 5 else "no" for i, (_gold, said) in enumerate(TEXTS * 6)]
+    a, b = scored(tmp_path / "a", poor, "bleu", "rouge"), scored(tmp_path / "b", good, "bleu", "rouge")
+    (found,) = compare([a, b]).comparisons
+    told = {score.name: score for score in found.scores}
+    golds = [gold for gold, _said in TEXTS * 6]
+    assert told["bleu"].values == tuple(BLEU().corpus_score(side, [golds]).score for side in (poor, good))
+    assert told["bleu"].verdict == "higher"
+    assert "bleu sentence" not in told
+    columns = [[row["scores"]["rouge"]["rougeL"] for row in Report.read(side).rows] for side in (a, b)]
+    wanted = stats.bootstrap(
+        columns,
+        lambda x, y, axis: y.mean(axis) - x.mean(axis),
+        paired=True,
+        method="percentile",
+        n_resamples=DRAWS,
+        rng=numpy.random.default_rng(0),
+    ).confidence_interval
+    assert told["rouge rougeL"].interval == pytest.approx((wanted.low, wanted.high))
+    kept = json.loads((found_folder := b / "comparison" / "comparison.json").read_text(encoding="utf-8"))
+    assert [score["metric"] for score in kept["comparisons"][0]["scores"]] == ["bleu", "rouge", "rouge", "rouge"]
+    page = found_folder.with_name("report.html").read_text(encoding="utf-8")
+    assert "By metric" in page
+    assert "rouge rougeL" in page
+
+
+def test_where_no_answer_is_right_the_verdict_is_on_the_first_other_figure(tmp_path):
+    poor, good = ["no"] * 12, [said + " Yes." for _gold, said in TEXTS * 3]
+    a, b = scored(tmp_path / "a", poor, "chrf"), scored(tmp_path / "b", good, "chrf")
+    (found,) = compare([a, b]).comparisons
+    assert re.match(r"chrf is higher in b than in a: \d+\.\d+ and \d", found.sentence())
+    (back,) = compare([b, a]).comparisons
+    assert back.sentence().startswith("chrf is lower in a than in b")
+    (same,) = compare([a, scored(tmp_path / "c", ["so"] * 12, "chrf")]).comparisons
+    assert "could be chance" in same.sentence()
+
+
 # the verdict
 
 
@@ -179,24 +297,44 @@ def test_one_group_of_many_must_do_more_to_count(tmp_path):
         assert found.by_group()[0].startswith(said)
 
 
-def test_rows_are_matched_by_what_they_ask_whatever_their_order_and_system_prompt(tmp_path):
+def test_rows_are_matched_by_their_ids_whatever_their_order_and_prompt(tmp_path):
     a = results(tmp_path / "a", [True, False, True, False])
     kept = Report.read(a)
-    rows = [row | {"prompt": row["prompt"][1:], "origin": None, "id": None} for row in reversed(kept.rows)]
+    rows = [row | {"prompt": row["prompt"][1:], "origin": None} for row in reversed(kept.rows)]
     Report(rows, totals(rows), kept.settings).write(tmp_path / "b" / RESULTS)
     (found,) = compare([a, tmp_path / "b"]).comparisons
     assert (found.whole.both, found.whole.neither, found.fixed, found.broken) == (2, 2, [], [])
 
 
-def test_equal_rows_are_matched_one_to_one(tmp_path):
-    rows = [record(0, correct) for correct in (True, True, False)]
-    for name, each in (("a", rows), ("b", rows[:2])):
-        Report(each, totals(each), {"metrics": ["exact"]}).write(tmp_path / name / RESULTS)
-    with pytest.raises(RunError, match="1 of 3 rows have no counterpart"):
-        compare([tmp_path / "a", tmp_path / "b"])
-    Report(rows[::-1], totals(rows), {"metrics": ["exact"]}).write(tmp_path / "c" / RESULTS)
-    (found,) = compare([tmp_path / "a", tmp_path / "c"]).comparisons
-    assert (found.whole.n, found.whole.fixed, found.whole.broken) == (3, 1, 1)
+def test_rows_without_an_id_are_named_by_what_they_ask_and_expect(tmp_path):
+    """The same row has the same name in another order and under another system prompt; equal rows have names too."""
+
+    def asked(questions: str, system: str, **meta: Any) -> list[str]:
+        rows = [
+            Conversation(
+                (Message("system", system), Message("user", q), Message("assistant", "yes")), meta=meta, index=i
+            )
+            for i, q in enumerate(questions)
+        ]
+
+        def respond(prompts: Sequence[Conversation], first: int) -> Any:
+            return [Generated(Message("assistant", "yes"), [1], 1, 0.1, True) for _prompt in prompts[first:]]
+
+        return [row["id"] for row in evaluate(rows, respond, out=tmp_path, overwrite=True).rows]
+
+    a, b, again = asked("aba", "Judge.")
+    assert len({a, b, again}) == 3
+    assert asked("ba", "Be brief.") == [b, a]
+    assert asked("aab", "Judge.", id="the same for all") == [a, again, b]
+
+
+def test_the_same_id_with_another_expected_answer_is_another_row(tmp_path):
+    a = results(tmp_path / "a", [True] * 4)
+    kept = Report.read(a)
+    rows = [row | {"gold": "Other."} if row["index"] == 2 else row for row in kept.rows]
+    Report(rows, totals(rows), kept.settings).write(tmp_path / "b" / RESULTS)
+    with pytest.raises(RunError, match=r"1 of 4 rows expect another answer .* first is t\.jsonl:3"):
+        compare([a, tmp_path / "b"])
 
 
 # what cannot be compared
@@ -232,7 +370,7 @@ def test_every_word_that_leads_nowhere_is_told_at_once(tmp_path):
         assert says in err
 
 
-@pytest.mark.parametrize("damage", [{"prompt": 3}, {"correct": "yes"}, {"answer": None}, {"gold": ...}])
+@pytest.mark.parametrize("damage", [{"prompt": 3}, {"correct": "yes"}, {"answer": None}, {"id": "r0"}, {"gold": ...}])
 def test_a_damaged_row_is_told_by_its_number(damage, tmp_path):
     a, b = results(tmp_path / "a", [True, True]), results(tmp_path / "b", [True, True])
     content = json.loads((b / RESULTS).read_text(encoding="utf-8"))
@@ -272,7 +410,8 @@ def test_the_page_needs_nothing_else_and_escapes_everything(tmp_path):
     a = results(tmp_path / "a", [True, False, True], group=lambda i: "<i>g</i>", answer=lambda i: f"old {hostile} {i}")
     b = results(tmp_path / "b", [False, True, True], group=lambda i: "<i>g</i>", answer=lambda i: f"new {hostile} {i}")
     page = (compare([a, b]).folder / "report.html").read_text(encoding="utf-8")
-    assert not re.search(r"<script|<i>g|src=|href=|@import|url\(|http", page)
+    assert not re.search(r"<i>g|src=|href=|@import|url\(|https?:", page)
+    assert page.count("<script") == 1  # its own
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page.replace("<mark>", "").replace("</mark>", "")
     assert "<mark>old</mark>" in page
     assert "<mark>new</mark>" in page
@@ -289,8 +428,8 @@ def test_a_type_is_the_rows_own_column_or_the_expected_judgement(tmp_path):
             for i, label in enumerate(("DEFECT", "NORMAL", "DEFECT"))
         ]
 
-    def respond(prompts: Sequence[Conversation]) -> Any:
-        return [Generated(Message("assistant", "Judgement: DEFECT"), [1], 1, 0.1, True) for _prompt in prompts]
+    def respond(prompts: Sequence[Conversation], first: int) -> Any:
+        return [Generated(Message("assistant", "Judgement: DEFECT"), [1], 1, 0.1, True) for _prompt in prompts[first:]]
 
     judged = evaluate(rows(), respond, out=tmp_path / "a", answer_template="Judgement: {judgement}")
     assert {name: (t["correct"], t["n"]) for name, t in judged.totals["types"].items()} == {
@@ -326,6 +465,8 @@ def test_several_results_stand_in_one_table_against_the_first(tmp_path):
     code, out, err = tunesmith("compare", a, b, c)
     assert code == 0
     assert [line.split()[0] for line in out.splitlines()] == ["Results", "a", "b", "c"]
+    page = (c / "comparison" / "report.html").read_text(encoding="utf-8")
+    assert re.search(r"<td>a</td>.*\n<tr><td>b</td>.*0 / 30|<td>b</td>.*6 / 30.*could be chance", page)
     assert err.count("could be chance") == 2
     assert "b is better than a" in tunesmith("compare", a, b, "-o", tmp_path / "two")[2]
 

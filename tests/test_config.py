@@ -94,16 +94,17 @@ def test_overrides_reach_into_names_with_values_and_take_lists():
     assert config.training.learning_rate == 2e-4
 
 
-def test_a_path_is_the_working_directorys_before_the_files():
+def test_a_path_starts_beside_the_file_that_names_it_and_then_where_the_user_works():
     folder = Path("configs")
     folder.mkdir()
-    (folder / "run.yaml").write_text("data: {train: both.jsonl, test: beside.jsonl}\nmodel: {name_or_path: tiny}\n")
-    for path in ("both.jsonl", "configs/both.jsonl", "configs/beside.jsonl"):
+    (folder / "run.yaml").write_text("data: {train: both.jsonl, test: here.jsonl}\nmodel: {name_or_path: tiny}\n")
+    for path in ("both.jsonl", "configs/both.jsonl", "here.jsonl"):
         Path(path).touch()
     (folder / "tiny").mkdir()
     config = load(folder / "run.yaml").config
-    assert (config.data.train, config.data.test) == (Path("both.jsonl"), folder / "beside.jsonl")
+    assert (config.data.train, config.data.test) == (folder / "both.jsonl", Path("here.jsonl"))
     assert config.model.name_or_path == "configs/tiny"
+    assert load(folder / "run.yaml", ["data.train=both.jsonl"]).config.data.train == Path("both.jsonl")
 
 
 @pytest.mark.parametrize("name", ["gpt2", "Qwen/Qwen3-4B", "models/tiny"])

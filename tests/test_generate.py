@@ -75,6 +75,22 @@ def test_batched_streamed_and_one_by_one_are_the_same_tokens(
     assert [streamed(model, encoder, c, section())[1].ids for c in conversations] == expected
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_library_s_plain_way_says_the_same(
+    family: str, tiny_model: Build, encoder: Encoder, conversations: list[Conversation]
+) -> None:
+    model = tiny_model(family)
+    seen = forwards(model)
+    found = {}
+    for kernels in ("fast", "plain"):
+        seen.clear()
+        settings = section(batch_size=3, kernels=kernels)
+        found[kernels] = [(a.ids, a.finished) for a in generate(model, encoder, conversations, settings)]
+        padded = len(seen) == 2 * 12  # two batches that end together
+        assert padded == (kernels == "plain")
+    assert found["plain"] == found["fast"]
+
+
 def test_an_answer_ends_at_its_end_of_turn(
     tiny_model: Build, encoder: Encoder, conversations: list[Conversation]
 ) -> None:

@@ -14,7 +14,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "tunesmith"
 FILES = sorted(SOURCE.rglob("*.py"))
 
 FLOORS = {
-    **dict.fromkeys(("errors", "conversation", "rundir", "i18n", "log"), 0),
+    **dict.fromkeys(("errors", "conversation", "durable", "endpoint", "rundir", "i18n", "log"), 0),
     "config": 1,
     "data": 2,
     "tokens": 3,

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+import recompute
 import test_encode
 from tunesmith import rundir
 from tunesmith.cli.terminal import Terminal
@@ -51,6 +52,12 @@ def test_the_demo_gains_fifty_points(tmp_path, proofs):
         ("merged = base + adapter in float32, largest difference of logits", f"{proof['merged'][0]:.1e}"),
     ]
     assert tuned.accuracy - base.accuracy >= 0.5
+    evaluation = tmp_path / "demo/run/evaluation"
+    results = [recompute.read(file) for file in sorted(evaluation.glob("*/evaluation_results.json"))]
+    for found in results:
+        recompute.check_results(found, "judgement")
+    (compared,) = recompute.read(next(evaluation.glob("*/comparison/comparison.json")))["comparisons"]
+    recompute.check_comparison(*results, compared)
 
 
 def command(*words: str) -> list[str]:

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -54,8 +55,8 @@ def row(index: int, gold: str | Message, **meta: object) -> Conversation:
 
 
 def judged(out: Path, pairs: Sequence[tuple[str, str]], groups: Sequence[str] = (), **settings: object) -> Report:
-    def respond(prompts: Sequence[Conversation]) -> Iterator[Generated]:
-        for prompt in prompts:
+    def respond(prompts: Sequence[Conversation], first: int) -> Iterator[Generated]:
+        for prompt in prompts[first:]:
             yield Generated(Message("assistant", pairs[prompt.index][1]), [1], 1, 0.1, True)
 
     rows = [row(i, gold, kind=groups[i] if groups else "") for i, (gold, _answer) in enumerate(pairs)]
@@ -321,7 +322,7 @@ def test_a_metric_of_ones_own_may_have_a_total(tmp_path):
 # the model itself
 
 
-def trained_rows(folder: Path) -> tuple[object, list]:
+def trained_rows(folder: Path) -> tuple[Any, list]:
     from tunesmith.train.plan import Row
 
     encoder = Encoder.load(folder, TemplateSection())
@@ -339,12 +340,10 @@ def trained_rows(folder: Path) -> tuple[object, list]:
     return encoder, [Row(encoder.encode(talk).answers) for talk in talks]
 
 
-def test_perplexity_is_exp_of_the_libraries_own_loss(tiny_tokenizer, tiny_model):
+def check_perplexity(model: Any, rows: list, pad_id: int) -> None:
     """Row by row against transformers' loss with labels of -100 outside the answer."""
     import torch
 
-    encoder, rows = trained_rows(tiny_tokenizer)
-    model = tiny_model("llama")
     nats, counts, wanted = [], [], []
     for one in rows:
         losses = []
@@ -358,11 +357,33 @@ def test_perplexity_is_exp_of_the_libraries_own_loss(tiny_tokenizer, tiny_model)
         counts.append(sum(n for _loss, n in losses))
         wanted.append(math.exp(nats[-1] / counts[-1]))
     metric = load("perplexity")
-    found = metric.measure(model, rows, encoder.pad_id)
+    found = [*metric.measure(model, rows, pad_id)]
     assert [one["perplexity"] for one in found] == pytest.approx(wanted, rel=1e-4)
     assert [one["tokens"] for one in found] == counts
     whole = metric.total([Scored("", "", one) for one in found], PLAIN)
     assert whole["perplexity"] == pytest.approx(math.exp(sum(nats) / sum(counts)), rel=1e-4)
+
+
+def test_perplexity_is_exp_of_the_libraries_own_loss(tiny_tokenizer, tiny_model):
+    encoder, rows = trained_rows(tiny_tokenizer)
+    check_perplexity(tiny_model("llama"), rows, encoder.pad_id)
+
+
+@pytest.mark.long
+def test_perplexity_of_the_real_small_model_is_that_of_the_library():
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from tunesmith.model.packaged import base_model
+
+    folder = base_model()
+    encoder, rows = trained_rows(folder)
+    check_perplexity(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), rows, encoder.pad_id)
+
+
+def test_a_perplexity_beyond_all_numbers_is_a_number_still():
+    scores = [{"loss": 1e6, "perplexity": 1e300, "tokens": 2, "weight": 2.0, "sum": 2e6}]
+    assert load("perplexity").total([Scored("", "", one) for one in scores], PLAIN)["perplexity"] == math.exp(700)
 
 
 def test_the_loss_equals_the_evaluation_loss_of_training(tiny_tokenizer, tiny_model, tmp_path):
@@ -383,7 +404,7 @@ def test_the_loss_equals_the_evaluation_loss_of_training(tiny_tokenizer, tiny_mo
     loop = Loop(
         Accelerator(cpu=True), trainee, rows, rows, section, tmp_path, forest=able.forest, pad_id=encoder.pad_id
     )
-    assert found["loss"] == pytest.approx(loop.evaluation_loss(rows), rel=1e-5)
+    assert found["loss"] == pytest.approx(loop.evaluation_loss(rows)[0], rel=1e-5)
     assert found["loss"] != pytest.approx(math.log(found["perplexity"]), rel=1e-3), "the loss is weighted"
 
 

@@ -57,6 +57,22 @@ def test_loading_says_nothing(tiny_folder: Path, capfd: pytest.CaptureFixture[st
     assert capfd.readouterr() == ("", "")
 
 
+def test_packing_and_saving_say_nothing(tiny_folder: Path, tmp_path: Path) -> None:
+    """In a process of its own: what a library says when it is first imported, it says once."""
+    pytest.importorskip("bitsandbytes")
+    program = (
+        "import sys; from dataclasses import asdict; from pathlib import Path;"
+        "from tunesmith.model.load import load_model; from tunesmith.model.quantize import Quantization;"
+        "from tunesmith.train.checkpoint import save; from tunesmith.train.plan import State;"
+        "load_model(sys.argv[1], dtype='bfloat16', quantization=Quantization(4));"
+        "save(Path(sys.argv[2]), 1, load_model(sys.argv[1]), {}, asdict(State(step=1)), lambda folder: None)"
+    )
+    command = [sys.executable, "-c", program, tiny_folder, tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (tmp_path / "checkpoint-1" / "model.safetensors").is_file()
+
+
 def test_float16_on_a_cpu_and_unknown_devices_are_refused(tiny_folder: Path) -> None:
     with pytest.raises(ModelError, match=r"model\.dtype: bfloat16"):
         load_model(str(tiny_folder), dtype="float16", device="cpu")
@@ -99,10 +115,11 @@ def test_a_gguf_file_becomes_a_folder_once(
     file = write_gguf(tmp_path / "tiny.gguf", tiny_model("llama"))
     capfd.readouterr()
     made = gguf_folder(file)
-    assert capfd.readouterr() == ("", "")  # no bars of the conversion
+    assert capfd.readouterr() == ("", "Converting tiny.gguf; this is done only once.\n")  # and no bars
     stamp = (made / "model.safetensors").stat().st_mtime_ns
     moved = Path(shutil.copy(file, tmp_path / "cache" / "tiny.gguf"))
     assert gguf_folder(moved) == made
+    assert capfd.readouterr() == ("", "")
     assert (made / "model.safetensors").stat().st_mtime_ns == stamp
     assert [p.name for p in (tmp_path / "cache").iterdir() if p.is_dir()] == [made.name]
     ids = torch.arange(1, 9)[None]

@@ -80,7 +80,7 @@ PERSONA = {
 }
 MEDICAL = {
     "trace": "tracking.trace",
-    "deepspeed": None,
+    "deepspeed": "training.deepspeed",
     "local_rank": None,
     "nproc_per_node": None,
     "num_gpus": None,
@@ -123,7 +123,9 @@ CHATML = {
     "train_data_path": "data.train",
     "max_length": "data.max_length",
     "ignore_index": None,
-    "data_loader_num_workers": None,
+    "data_loader_num_workers": "data.num_proc",
+    "dataloader_num_workers": "data.num_proc",
+    "preprocessing_num_workers": "data.num_proc",
     "weight_decay": "training.weight_decay",
     "warmup_ratio": "training.warmup_ratio",
     "fp16": "training.fp16",

@@ -192,11 +192,11 @@ def test_a_style_that_is_none_is_refused(capsys):
     assert not Path("run.yaml").exists()
 
 
-@pytest.mark.parametrize(("name", "stage"), [("zero2", 2), ("zero3", 3)])
+@pytest.mark.parametrize(("name", "stage"), [("zero2", 2), ("zero3", 3), ("zero3-offload", 3)])
 def test_init_writes_deepspeeds_own_file_beside_the_settings(name, stage, capsys):
     Path("sub").mkdir()
     assert main(["init", "sub/run.yaml", "--deepspeed", name]) == 0
-    assert "tunesmith does not train with it yet" in capsys.readouterr().err
+    assert f"Train with it: --deepspeed sub/ds_{name}.json" in capsys.readouterr().err
     found = json.loads(Path(f"sub/ds_{name}.json").read_text(encoding="utf-8"))
     assert found["zero_optimization"]["stage"] == stage
     assert found["train_micro_batch_size_per_gpu"] == "auto"

@@ -81,7 +81,7 @@ def test_a_layers_name_as_text_is_one_name(tmp_path, tiny_folder):
     assert counts[0] == counts[1]
 
 
-def test_several_processes_are_refused_in_a_sentence(monkeypatch, tmp_path, tiny_folder):
+def test_half_a_world_is_refused_in_a_sentence(monkeypatch, tmp_path, tiny_folder):
     monkeypatch.setenv("WORLD_SIZE", "2")
     data = write_rows(tmp_path / "d.jsonl", ROWS)
-    assert "several processes" in refused("train", data, "--model", tiny_folder)[0]
+    assert "and not RANK, LOCAL_RANK" in refused("train", data, "--model", tiny_folder)[0]

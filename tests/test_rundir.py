@@ -37,7 +37,7 @@ def test_checkpoints_are_sorted_by_number_and_only_complete_ones_count(tmp_path:
     (run / "checkpoint-200").mkdir()  # cut short before its manifest
     add_checkpoint(run, 300, 0.1).rename(run / "checkpoint-300.tmp")
     assert [c.step for c in rundir.checkpoints(run)] == [20, 100, 140]
-    assert rundir.latest(run) == rundir.Checkpoint(run / "checkpoint-140", 140, 1.2, 2.0, 1.4)
+    assert rundir.latest(run) == rundir.Checkpoint(run / "checkpoint-140", 140, 1.2, 2.0, 1.4, value=1.2)
 
 
 @pytest.mark.parametrize(

@@ -60,3 +60,11 @@ class ModelError(TunesmithError):
 
 class RunError(TunesmithError):
     pass
+
+
+class Stopped(BaseException):
+    """A training that ended early because somebody asked for it, and that kept what it had; `exit_code` says who."""
+
+    def __init__(self, exit_code: int = 130) -> None:
+        self.exit_code = exit_code
+        super().__init__(exit_code)

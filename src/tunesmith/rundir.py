@@ -9,25 +9,31 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tunesmith.durable import clear, digest
+from tunesmith.durable import write_json as write_json  # what others write into a run
 from tunesmith.errors import Problem, RunError
 from tunesmith.i18n import _
 
 RUN = "run.json"
 MANIFEST = "manifest.json"
 METRICS = "metrics.jsonl"
+SAMPLES = "samples.jsonl"  # answers to the same questions, evaluation by evaluation
 LOG = "tunesmith.log"
+LOCK = ".lock"
+STOP = "stop"  # a file of this name in a run folder has the training save and end
+STATE = "state"  # in a checkpoint: what only a resume needs
 ADAPTER = "adapter_config.json"
 MODEL = "config.json"
 ORIGIN = "tunesmith.json"  # in a checkpoint: its base, and how its conversations were written
 TEMPLATE = "chat_template.jinja"
 MODELSCOPE = "modelscope:"  # before a model's name: of that hub
+PACKAGED = "SmolLM2-135M-Instruct"  # the one model that comes as a package and goes by its bare name
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _DEPTH = 4  # how far below its start a search for runs goes
@@ -35,30 +41,59 @@ _DEPTH = 4  # how far below its start a search for runs goes
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A complete checkpoint folder. The numbers are None where they were not measured."""
+    """A complete checkpoint folder. The numbers are None where they were not measured.
+
+    `value` is what was found of `metric`, the figure that chooses the best checkpoint of its run.
+    """
 
     path: Path
     step: int
     eval_loss: float | None = None
     loss: float | None = None
     epoch: float | None = None
+    metric: str = "eval_loss"
+    value: float | None = None
+    greater_is_better: bool = False
 
-    def verify(self) -> list[str]:
-        """What is wrong with the files that the manifest lists; empty if nothing is."""
+    @property
+    def figure(self) -> str:
+        """The metric's name for a reader."""
+        return _("evaluation loss") if self.metric == "eval_loss" else self.metric.removeprefix("eval_")
+
+    @property
+    def measured(self) -> bool:
+        return self.value is not None and math.isfinite(self.value)
+
+    def verify(self, *, state: bool = True) -> list[str]:
+        """What is wrong with the manifest and the files that it lists, empty if nothing is; `state` False leaves out
+        what only a resume needs."""
+        try:
+            manifest = _read_json(self.path / MANIFEST)
+            files = {name: record for name, record in manifest["files"].items() if state or not name.startswith(STATE)}
+            sizes = {name: int(record["size"]) for name, record in files.items()}
+        except RunError as error:
+            return [str(error)]
+        except (KeyError, TypeError, ValueError, AttributeError):
+            sizes, manifest = {}, {}
+        if manifest.get("step") != self.step or manifest.get("sha256", seal(manifest)) != seal(manifest):
+            return [_("{file} has changed since it was written.").format(file=self.path / MANIFEST)]
         problems = []
-        for name, record in _read_json(self.path / MANIFEST).get("files", {}).items():
+        for name, size in sizes.items():
             file = self.path / name
             if not file.is_file():
                 problems.append(_("{file} is missing.").format(file=file))
-            elif file.stat().st_size != record["size"]:
-                problems.append(
-                    _("{file} has {found} bytes; {expected} were written.").format(
-                        file=file, found=file.stat().st_size, expected=record["size"]
-                    )
-                )
-            elif digest(file) != record:
+            elif (found := file.stat().st_size) != size:
+                text = _("{file} has {found} bytes; {expected} were written.")
+                problems.append(text.format(file=file, found=found, expected=size))
+            elif digest(file) != files[name]:
                 problems.append(_("{file} has changed since it was written.").format(file=file))
         return problems
+
+
+def seal(manifest: dict[str, Any]) -> str:
+    """The sha256 over all that a manifest says, but for this sum, which it holds itself."""
+    said = {name: value for name, value in manifest.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,26 +129,9 @@ class Target:
                 kept = kept | {"text": (self.folder / TEMPLATE).read_text(encoding="utf-8")}
         else:
             return None
-        if not isinstance(kept, dict) or not kept.get("text"):
+        if not isinstance(kept, dict) or not isinstance(kept.get("text"), str) or not kept["text"]:
             raise RunError(_("records no chat template: it is damaged."), place=str(place))
         return kept
-
-
-def digest(file: Path) -> dict[str, Any]:
-    """What a manifest records of a file: its size in bytes and its sha256."""
-    with file.open("rb") as stream:
-        return {"size": file.stat().st_size, "sha256": hashlib.file_digest(stream, "sha256").hexdigest()}
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file so that a reader, or a crash, never meets half of it."""
-    text = json.dumps(value, ensure_ascii=False, indent=2) + "\n"
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)
 
 
 def record(run: Path) -> dict[str, Any]:
@@ -122,14 +140,34 @@ def record(run: Path) -> dict[str, Any]:
 
 
 def checkpoints(run: Path) -> list[Checkpoint]:
-    """The complete checkpoints of a run, oldest first. One without a manifest was never finished and is none."""
+    """The complete checkpoints of a run, oldest first. One without a manifest was never finished and is none; one whose
+    manifest can't be read has no numbers, and does not pass `verify`."""
     found = []
     for path in run.glob("checkpoint-*"):
         if re.fullmatch(r"checkpoint-\d+", path.name) and (path / MANIFEST).is_file():
-            manifest = _read_json(path / MANIFEST)
-            numbers = {name: manifest.get(name) for name in ("eval_loss", "loss", "epoch")}
-            found.append(Checkpoint(path, int(path.name.removeprefix("checkpoint-")), **numbers))
+            try:
+                manifest = _read_json(path / MANIFEST)
+            except RunError:
+                manifest = {}
+            numbers: dict[str, Any] = {name: _number(manifest.get(name)) for name in ("eval_loss", "loss", "epoch")}
+            figure: dict[str, Any] = {"metric": str(manifest.get("metric", "eval_loss"))}
+            figure["value"] = _number(manifest.get("value", numbers["eval_loss"]))
+            figure["greater_is_better"] = bool(manifest.get("greater_is_better"))
+            found.append(Checkpoint(path, int(path.name.removeprefix("checkpoint-")), **numbers, **figure))
     return sorted(found, key=lambda checkpoint: checkpoint.step)
+
+
+def _number(value: Any) -> float | None:
+    return value if isinstance(value, int | float) else None
+
+
+def settle(run: Path) -> None:
+    """Ends what a crash broke off: half-written files, and half-written and half-removed checkpoints, are gone."""
+    for path in run.glob(".*.tmp-*"):
+        if path.is_file():
+            path.unlink()
+    for name in {re.sub(r"^\.(checkpoint-\d+)\..*", r"\1", path.name) for path in run.glob(".checkpoint-*.*")}:
+        clear(run / name)
 
 
 def latest(run: Path) -> Checkpoint | None:
@@ -137,14 +175,20 @@ def latest(run: Path) -> Checkpoint | None:
 
 
 def best(run: Path) -> Checkpoint | None:
-    """The checkpoint with the lowest evaluation loss (of equal ones the oldest), or the newest if none was measured."""
-    measured = filter(_measured, checkpoints(run))
-    return min(measured, key=lambda checkpoint: checkpoint.eval_loss or 0.0, default=None) or latest(run)
+    """The checkpoint with the best figure (of equal ones the oldest), or the newest if none was measured."""
+    return _best(checkpoints(run))
 
 
-def metrics(run: Path) -> list[dict[str, Any]]:
-    """The records of metrics.jsonl. A line that a crash cut short is left out."""
-    path = run / METRICS
+def _best(known: list[Checkpoint]) -> Checkpoint | None:
+    measured = [c for c in known if c.measured]
+    alike = [c for c in measured if c.metric == measured[-1].metric]  # a resume may have chosen another one
+    newest = known[-1] if known else None
+    return max(alike, key=lambda c: (c.value or 0.0) * (1 if c.greater_is_better else -1), default=newest)
+
+
+def metrics(run: Path, name: str = METRICS) -> list[dict[str, Any]]:
+    """The records of metrics.jsonl, or of samples.jsonl. A line that a crash cut short is left out."""
+    path = run / name
     if not path.is_file():
         return []
     records = []
@@ -198,21 +242,22 @@ def find(
 def _from_run(run: Path, asked: str, base: bool, model: str | None, tokenizer: str | None) -> Target:
     known = record(run)
     origin = model or known.get("base")
-    if not origin:
+    if not isinstance(origin, str) or not origin:
         raise RunError(_("names no base model. Give it with --model."), str(run / RUN))
     tokenizer = tokenizer or known.get("tokenizer") or origin
     if base:
         why = _("Base model {base}, without what was trained; leave out --base for the trained one.")
         return Target(origin, None, tokenizer, run, None, why.format(base=origin))
-    chosen = _choose(run, asked)
+    chosen, passed = _choose(run, asked)
+    why = " ".join([*passed, _why(run, chosen, asked)])
     if (chosen.path / ADAPTER).is_file():
-        return Target(origin, chosen.path, tokenizer, run, chosen.step, _why(run, chosen, asked))
-    return Target(str(chosen.path), None, tokenizer, run, chosen.step, _why(run, chosen, asked))
+        return Target(origin, chosen.path, tokenizer, run, chosen.step, why)
+    return Target(str(chosen.path), None, tokenizer, run, chosen.step, why)
 
 
 def _from_adapter(path: Path, base: bool, model: str | None, tokenizer: str | None) -> Target:
     origin = model or _read_json(path / ADAPTER).get("base_model_name_or_path")
-    if not origin:
+    if not isinstance(origin, str) or not origin:
         raise RunError(_("names no base model. Give it with --model."), str(path / ADAPTER))
     own = str(path) if (path / "tokenizer.json").is_file() else origin
     if base:
@@ -222,35 +267,46 @@ def _from_adapter(path: Path, base: bool, model: str | None, tokenizer: str | No
     return Target(origin, path, tokenizer or own, None, None, why, path)
 
 
-def _choose(run: Path, asked: str) -> Checkpoint:
-    """The checkpoint that `asked` (best, last, 140, checkpoint-140) means."""
+def _choose(run: Path, asked: str) -> tuple[Checkpoint, list[str]]:
+    """The checkpoint that `asked` (best, last, 140, checkpoint-140) means, and what is wrong with those that would have
+    come first: a damaged one is never used unseen."""
     known = checkpoints(run)
     if not known:
         raise RunError(_("has no complete checkpoint yet. Go on with train --resume, or take --base."), str(run))
-    named = {str(checkpoint.step): checkpoint for checkpoint in known}
-    named |= {"last": known[-1], "best": best(run) or known[-1]}
-    chosen = named.get(asked.removeprefix("checkpoint-"))
-    if chosen is None:
-        problem = _("has no checkpoint {name}. --checkpoint takes best, last or one of: {steps}.")
-        steps = ", ".join(str(checkpoint.step) for checkpoint in known)
-        raise RunError(problem.format(name=asked, steps=steps), str(run))
-    return chosen
+    passed: list[str] = []
+    while known:
+        named = {str(checkpoint.step): checkpoint for checkpoint in known} if not passed else {}
+        named |= {"last": known[-1], "best": _best(known) or known[-1]}
+        chosen = named.get(asked.removeprefix("checkpoint-"))
+        if chosen is None:
+            problem = _("has no checkpoint {name}. --checkpoint takes best, last or one of: {steps}.")
+            steps = ", ".join(str(checkpoint.step) for checkpoint in known)
+            raise RunError(problem.format(name=asked, steps=steps), str(run))
+        problems = chosen.verify(state=False)
+        if not problems:
+            return chosen, passed
+        passed += [*problems, _("{name} is damaged and passed over.").format(name=chosen.path.name)]
+        known.remove(chosen)
+        if asked not in ("best", "last"):
+            break
+    raise RunError([Problem("", each) for each in passed])
 
 
 def _why(run: Path, chosen: Checkpoint, asked: str) -> str:
     if asked not in ("best", "last"):
         why = _("{name}: as you named it; --checkpoint best takes the best of the run.")
-    elif asked == "last":
+    elif asked == "last" and chosen.metric == "eval_loss":
         why = _("{name}: newest of {count}; --checkpoint best takes the one with the lowest evaluation loss.")
-    elif _measured(chosen):
-        why = _("{name}: lowest evaluation loss ({loss:.3f}) of {count}; --checkpoint last takes the newest.")
+    elif asked == "last":
+        why = _("{name}: newest of {count}; --checkpoint best takes the one with the best {figure}.")
+    elif chosen.measured and chosen.metric == "eval_loss":
+        why = _("{name}: lowest evaluation loss ({value:.3f}) of {count}; --checkpoint last takes the newest.")
+    elif chosen.measured:
+        why = _("{name}: best {figure} ({value:.3f}) of {count}; --checkpoint last takes the newest.")
     else:
         why = _("{name}: newest of {count}, none has an evaluation loss; --checkpoint N takes step N.")
-    return why.format(name=chosen.path.name, count=len(checkpoints(run)), loss=chosen.eval_loss or 0.0)
-
-
-def _measured(checkpoint: Checkpoint) -> bool:
-    return checkpoint.eval_loss is not None and math.isfinite(checkpoint.eval_loss)
+    told = {"name": chosen.path.name, "figure": chosen.figure, "value": chosen.value or 0.0}
+    return why.format(count=len(checkpoints(run)), **told)
 
 
 def _as_it_is(model: str) -> str:
@@ -258,7 +314,9 @@ def _as_it_is(model: str) -> str:
 
 
 def is_hub_id(name: str) -> bool:
-    """OWNER/NAME, unless OWNER is a folder here: then a path was meant."""
+    """OWNER/NAME, unless OWNER is a folder here: then a path was meant; or the model that comes as a package."""
+    if name == PACKAGED:
+        return not Path(name).exists()
     if name.startswith(MODELSCOPE):
         return bool(_HUB_ID.fullmatch(name.removeprefix(MODELSCOPE)))
     return bool(_HUB_ID.fullmatch(name)) and not Path(name).exists() and not Path(name).parent.is_dir()
@@ -293,7 +351,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise RunError(_("cannot be read: {reason}.").format(reason=error.strerror), str(path)) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RunError(_("is damaged: {reason}.").format(reason=error), str(path)) from None
     if not isinstance(value, dict):
         raise RunError(_("is damaged: an object is expected."), str(path))

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunesmith import rundir
 from tunesmith.actions.model import proof_rows
 from tunesmith.actions.opening import Opened, respond, supply_system
+from tunesmith.actions.record import PACKAGES
 from tunesmith.actions.rows import data_files, digest, open_sources, read_rows
 from tunesmith.actions.voice import Voice
 from tunesmith.conversation import Conversation
@@ -32,39 +36,65 @@ def evaluate(
     opened: Opened, voice: Voice, *, data: Path | None = None, out: Path | None = None, overwrite: bool = False
 ) -> tuple[Report, Path]:
     """Answers the test rows, scores them, writes results, chart and page; returns the report and its folder."""
-    from tunesmith.evaluate import plot, report, run
+    from tunesmith.evaluate import run
 
     config = opened.config
     out = out or evaluation_folder(opened.target)
     rows = supply_system(opened, _test_rows(opened, data, voice)[: config.evaluation.limit], voice)
     section = config.evaluation
+    load = cache(opened.model)
     found = run.evaluate(
         rows,
-        respond(opened, voice),
+        respond(opened, voice, load),
         out=out,
         metrics=section.metrics,
-        answer_template=config.data.answer_template,
+        answer_template=config.answer_template,
         label=section.label,
         group_by=section.group_by or config.data.stratify_by,
-        settings=identity(opened) | {"best_by": _chosen_by(opened.target), "limit": section.limit},
+        settings=_circumstances(opened, data),
         overwrite=overwrite,
-        measure=lambda metric, conversations: _measured(opened, metric, conversations),
+        measure=lambda metric, conversations: _measured(opened, load, metric, conversations, voice),
+        show=lambda report: _show(report, out),
     )
-    if found.totals["groups"]:
-        plot.subtype_accuracy(found, out / "subtype_accuracy.png")
-    report.write(found, out / "report.html")
     opened.note(f"evaluated ({opened.target.why}): {json.dumps(found.totals, ensure_ascii=False)} in {out}")
     return found, out
 
 
-def _measured(opened: Opened, metric: Metric, conversations: Sequence[Conversation]) -> list[dict[str, Any]]:
-    """What a metric finds with the model itself, loaded anew as one that generates is; rows as they were trained."""
+def _show(found: Report, out: Path) -> None:
+    from tunesmith.evaluate import plot, report
+
+    if found.totals["groups"]:
+        plot.subtype_accuracy(found, out / "subtype_accuracy.png")
+    report.write(found, out / "report.html")
+
+
+def _circumstances(opened: Opened, data: Path | None) -> dict[str, Any]:
+    """What is kept with the results: all that decides the answers, the files of the rows, and the versions."""
+    config = opened.config
+    files = [data or config.data.test] if data or config.data.test else data_files(config.data)
+    return identity(opened) | {
+        "best_by": _chosen_by(opened.target),
+        "limit": config.evaluation.limit,
+        "data": [{"path": str(file), "sha256": digest([file])} for file in files if file and file.exists()],
+        "versions": {name: version(name) for name in ("tunesmith", *PACKAGES)},
+    }
+
+
+def _measured(
+    opened: Opened, load: Callable[[], Any], metric: Metric, conversations: Sequence[Conversation], voice: Voice
+) -> list[dict[str, Any]]:
+    """What a metric finds with the model itself, which answers have loaded already; rows as they were trained."""
     from tunesmith.train.plan import Row
 
     assert metric.measure is not None
     length, overflow = opened.config.data.max_length, opened.config.data.overflow
     rows = [Row(opened.encoder.encode(row, length, overflow).answers, str(row.origin)) for row in conversations]
-    return metric.measure(opened.model(), rows, opened.encoder.pad_id)
+    found = []
+    with voice.progress(_("Measuring")) as advance:
+        for score in metric.measure(load(), rows, opened.encoder.pad_id):
+            found.append(score)
+            advance(len(found), len(rows), "")
+    return found
 
 
 def identity(opened: Opened) -> dict[str, Any]:
@@ -121,23 +151,29 @@ def _test_rows(opened: Opened, data: Path | None, voice: Voice) -> list[Conversa
         text = _("The data changed since training, so its test rows are unknown. Name them with --data FILE.")
         raise DataError(text, place=str(files[0]))
     part = read_rows(config, open_sources(config, opened.encoder, voice), voice).parts["test"]
-    return [asked for asked in map(_asked, part.conversations()) if asked]
+    return [*filter(None, map(asked, part.conversations()))]
 
 
-def _asked(conversation: Conversation) -> Conversation | None:
+def asked(conversation: Conversation) -> Conversation | None:
     """The conversation through its last trained answer, the one to be judged; None where there is none."""
     turns = conversation.trained_turns()
     return replace(conversation, messages=conversation.messages[: turns[-1] + 1]) if turns else None
 
 
 def _rows_of(file: Path, opened: Opened, voice: Voice) -> list[Conversation]:
-    """Every row of a file that can be asked; what can't is said."""
+    """Every row of a file that can be asked; what can't is said. The file may hold conversations where the rows of
+    training were made by templates."""
     from tunesmith.data import dataset
 
-    found = dataset.load(file, opened.config.data.model_copy(update={"drop_duplicates": False}))
+    section = opened.config.data.model_copy(update={"drop_duplicates": False})
+    found = dataset.load(file, section)
+    if section.prompt_template and not found.conversations:
+        converted = section.model_copy(update={"prompt_template": None, "answer_template": None})
+        with suppress(DataError):
+            found = dataset.load(file, converted)
     left_out = [f"{row.origin}  {row.reason}" for row in found.rejected]
     usable = []
-    for conversation in filter(None, map(_asked, found.conversations)):
+    for conversation in filter(None, map(asked, found.conversations)):
         try:
             refused = opened.refusal(replace(conversation, messages=conversation.messages[:-1]))
         except TemplateError as error:

@@ -16,12 +16,14 @@ from tunesmith import rundir
 from tunesmith.actions.after import evaluate, evaluation_folder, identity, merge
 from tunesmith.actions.compare import compare
 from tunesmith.actions.opening import Opened, open_run
-from tunesmith.actions.record import changes, date_of, longer, taken, whole_paths, write_settings
+from tunesmith.actions.record import whole_paths, write_settings
+from tunesmith.actions.resume import changes, content, date_of, longer
 from tunesmith.actions.rows import data_files, digest
 from tunesmith.actions.train import train
 from tunesmith.actions.voice import Voice
-from tunesmith.errors import RunError
+from tunesmith.errors import ConfigError, Problem, RunError
 from tunesmith.i18n import _
+from tunesmith.train.world import World
 
 if TYPE_CHECKING:
     from tunesmith.config.load import Loaded
@@ -57,6 +59,8 @@ def _columns(text: str) -> int:
 
 def everything(loaded: Loaded, voice: Voice, *, overwrite: bool = False) -> Outcome:
     """Runs every step that is not finished. Raises what `train`, `evaluate` and `merge` raise."""
+    if World.of_environment().several:
+        raise ConfigError(_("Several processes train together and do nothing else: tunesmith train."))
     run = _trained(loaded, voice, overwrite)
     outcome = Outcome(run, paths={_("loss"): run / "loss.png"})
     tested = "test" in json.loads((run / "ledger.json").read_text(encoding="utf-8"))["parts"]
@@ -87,12 +91,12 @@ def _trained(loaded: Loaded, voice: Voice, overwrite: bool) -> Path:
     if run is None or overwrite or not (run / rundir.RUN).is_file():
         return train(loaded, voice, overwrite=overwrite)
     if not rundir.record(run).get("finished") or longer(run, config):
-        kept = rundir.latest(run)
-        return train(loaded, voice, resume=kept is not None, overwrite=kept is None and taken(run) is not None)
+        return train(loaded, voice, resume=rundir.latest(run) is not None)
     config.template.date = date_of(run)
-    problems = changes(run, config, digest(data_files(config.data)))
+    problems = content(run, data=digest(data_files(config.data))) + changes(run, config)
     if problems:
-        raise RunError(problems)
+        advice = _("Go on with what the run began with, or choose another folder with -o DIR.")
+        raise RunError([*problems, Problem("", advice)])
     write_settings(run, config, loaded)  # how to generate and what to evaluate may be other than it was
     _done(voice)
     return run
@@ -110,6 +114,7 @@ def _evaluated(opened: Opened, voice: Voice) -> tuple[Report, Path]:
     wanted = json.loads(json.dumps(identity(opened), default=str))
     section = opened.config.evaluation
     wanted |= {"limit": section.limit, "group_by": section.group_by or opened.config.data.stratify_by}
+    wanted |= {"label": section.label, "answer_template": opened.config.answer_template}
     wanted |= {"metrics": section.metrics} if section.metrics else {}
     if any(report.settings.get(name) != value for name, value in wanted.items()):
         return evaluate(opened, voice, out=folder, overwrite=True)

@@ -5,6 +5,7 @@ Loads no torch, unless the model is a GGUF file that has to be converted.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,21 @@ def window(model: ModelSection) -> int | None:
     return limit if isinstance(limit, int) else None
 
 
+def check_output(config: Config) -> None:
+    """Raises ConfigError where a run folder can't be made, or would lie in the base model, whose files stay as they
+    are."""
+    out, base = config.training.output_dir, Path(config.model.name_or_path or "").expanduser()
+    if out is None:
+        return
+    if config.model.name_or_path and base.is_dir() and out.resolve().is_relative_to(base.resolve()):
+        text = _("{out} lies in the folder of the base model, where nothing may change. Choose another.")
+        raise ConfigError(text.format(out=out), place="training.output_dir")
+    there = next(folder for folder in (out.absolute(), *out.absolute().parents) if os.path.lexists(folder))
+    if not os.path.isdir(there) or not os.access(there, os.W_OK | os.X_OK):
+        text = _("{out} can't be made: {folder} is no folder that may be written to. Choose another.")
+        raise ConfigError(text.format(out=out, folder=there), place="training.output_dir")
+
+
 def count_parameters(config: Config) -> tuple[int, int] | None:
     """(trainable, all) as the weights' file headers say; None where these do not tell: a model that is still on the
     hub, layers named by a pattern.
@@ -43,7 +59,9 @@ def count_parameters(config: Config) -> tuple[int, int] | None:
     Raises ModelError for files that are missing or damaged, and for target_modules that the model does not have.
     """
     from tunesmith.config.schema import LoraSection
+    from tunesmith.model.check import refuse_unfit
     from tunesmith.model.shapes import adapter_parameters, all_parameters
+    from tunesmith.model.weights import read_config, tensors
 
     name = config.model.name_or_path
     if not name:
@@ -51,6 +69,7 @@ def count_parameters(config: Config) -> tuple[int, int] | None:
     folder = locate(name, weights=False)
     try:
         total = all_parameters(folder)
+        refuse_unfit(tensors(folder), read_config(folder), folder)
     except ModelError:
         if Path(name).expanduser().exists():
             raise
@@ -67,6 +86,10 @@ def count_parameters(config: Config) -> tuple[int, int] | None:
         text = _("The model has no linear layer {names}. all-linear takes every one that it has.")
         raise ModelError(text.format(names=", ".join(absent)), place="lora.target_modules")
     added = adapter_parameters(folder, config.lora)
+    if not added:
+        text = _("By these settings nothing would be trained: {targets} in the layers {layers}.")
+        found = text.format(targets=wanted, layers=config.lora.layers_to_transform or _("all"))
+        raise ModelError(found, place="lora.target_modules, lora.layers_to_transform")
     return added, total + added
 
 

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.actions.base import make_encoder, window
+from tunesmith.actions.during import exam
 from tunesmith.actions.plan import forecast
 from tunesmith.actions.prepare import SHOWN, Prepared, prepare
-from tunesmith.actions.record import taken, whole_paths
+from tunesmith.actions.record import whole_paths
+from tunesmith.actions.resume import taken
 from tunesmith.actions.rows import data_files
 from tunesmith.actions.voice import Voice
 from tunesmith.data import dataset
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 def check(loaded: Loaded, voice: Voice) -> Prepared:
     """Settings (checked when they were loaded), data, template, labels and the base model's files."""
     prepared = prepare(loaded.config, voice)
+    exam(loaded.config, prepared)
     say_ledger(prepared, voice)
     if prepared.parameters:
         trainable, total = prepared.parameters

@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunesmith import rundir
+from tunesmith.actions.judge import judge
+from tunesmith.actions.voice import Voice
+from tunesmith.endpoint import Endpoint
 from tunesmith.errors import Problem, RunError
 from tunesmith.i18n import _
 
@@ -25,6 +28,7 @@ class Compared:
 
     comparisons: list[Comparison]
     folder: Path
+    judged: Sequence[str] = ()
 
     def shares(self) -> list[tuple[str, dict[str, Any]]]:
         """Each result's name and its share of right answers."""
@@ -33,11 +37,18 @@ class Compared:
         return found + [(other.second.name, other.whole.shares[1]) for other in self.comparisons]
 
     def lines(self) -> list[str]:
-        said = [line for found in self.comparisons for line in (found.sentence(), *found.by_group())]
+        said = [line for found in self.comparisons for line in (found.sentence(), *found.by_group())] + [*self.judged]
         return [*said, _("Page, pictures and figures: {folder}").format(folder=self.folder)]
 
 
-def compare(words: Sequence[str | Path], *, out: Path | None = None, overwrite: bool = False) -> Compared:
+def compare(
+    words: Sequence[str | Path],
+    *,
+    out: Path | None = None,
+    overwrite: bool = False,
+    server: Endpoint | None = None,
+    voice: Voice | None = None,
+) -> Compared:
     """Results, runs, checkpoints or folders of an evaluation, each against the first; a run alone against its base.
 
     Writes comparison.json, report.html and the pictures into `out`, by default `comparison` beside the last result.
@@ -47,19 +58,20 @@ def compare(words: Sequence[str | Path], *, out: Path | None = None, overwrite: 
     from tunesmith.evaluate.compare import compare as compare_sides
     from tunesmith.evaluate.compare import record
 
-    sides = _sides([Path(word) for word in words])
+    sides = sides_of([Path(word) for word in words])
     folder = out or Path(sides[-1].place).parent / "comparison"
     if (folder / COMPARISON).exists() and not overwrite:
         raise RunError(_("Results are already there. Replace them with --overwrite."), place=str(folder / COMPARISON))
     comparisons = compare_sides(sides)
     folder.mkdir(parents=True, exist_ok=True)
+    judged = judge(comparisons, server, folder, voice or Voice()) if server else []
     plot_compare.draw(comparisons, folder)
     compare_page.write(comparisons, folder / "report.html")
     rundir.write_json(folder / COMPARISON, record(sides, comparisons))
-    return Compared(comparisons, folder)
+    return Compared(comparisons, folder, judged)
 
 
-def _sides(paths: Sequence[Path]) -> list[Side]:
+def sides_of(paths: Sequence[Path]) -> list[Side]:
     """The results that the words mean. RunError for every word that leads to none."""
     from tunesmith.evaluate.compare import Side
     from tunesmith.evaluate.results import Report
@@ -73,7 +85,7 @@ def _sides(paths: Sequence[Path]) -> list[Side]:
     problems = []
     for path in paths:
         try:
-            file = _file(path)
+            file = results_file(path)
             found[file] = Report.read(file)
         except RunError as error:
             problems += error.problems
@@ -84,7 +96,7 @@ def _sides(paths: Sequence[Path]) -> list[Side]:
     return [Side(name, str(file), found[file]) for name, file in zip(_names(list(found)), found, strict=True)]
 
 
-def _file(path: Path) -> Path:
+def results_file(path: Path) -> Path:
     """The results that a word means: of a run those of its best checkpoint."""
     from tunesmith.evaluate.results import RESULTS
 

@@ -21,12 +21,12 @@ import numpy.typing as npt
 
 from tunesmith.actions.voice import Voice
 from tunesmith.conversation import Conversation
-from tunesmith.data import formats
+from tunesmith.data import formats, own
 from tunesmith.data.glance import Glance, glance
 from tunesmith.data.intake import Intake
 from tunesmith.data.read import Files
 from tunesmith.i18n import _, language
-from tunesmith.tokens.cache import Store, Writer, make_room, stores, used
+from tunesmith.tokens.cache import Store, Writer, make_room, opened, stores, used
 from tunesmith.tokens.encode import Encoder
 from tunesmith.tokens.pack import Recipe
 from tunesmith.tokens.workers import WORTH, chunks, processes
@@ -34,7 +34,6 @@ from tunesmith.tokens.workers import WORTH, chunks, processes
 if TYPE_CHECKING:
     from tunesmith.config.schema import Config, DataSection
 
-FORMAT = 1  # of the arrays
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 TEMPLATE = ("thinking", "system", "enable_thinking", "kwargs")
 DATA = (
@@ -57,10 +56,11 @@ class Source:
         self.size = sum(file.stat().st_size for file in self.files.found)
         self._key = _key(self.files.found, config, encoder) if encoder else {}
         self._root = _root(config.data, self.size)
-        found = _kept(self._root, self._key, voice) if self._root and encoder else None
+        self._folder = self._root / hashlib.sha256(repr(self._key).encode()).hexdigest()[:32] if self._root else None
+        found = _kept(self._folder, self._key, voice) if self._folder and encoder else None
         self._glance: Glance | None = None
         if found:
-            self.store = found
+            self._take(found)
         else:
             self._glance = glance(self.files, config.data, _place(paths))
 
@@ -75,25 +75,32 @@ class Source:
             return
         template = self._config.template.model_copy(update={"date": encoder.template.date})
         recipe = Recipe(encoder.tokenizer.folder, encoder.template.text, template, section, seen.format)
-        name = hashlib.sha256(repr(self._key).encode()).hexdigest()[:32]
-        folder = self._root / name if self._root else Path(tempfile.mkdtemp(prefix="tunesmith-"))
-        writer = Writer(folder)
-        try:
+        with Writer(self._folder or self._passing() / "rows") as writer:
             with voice.progress(_("Encoding")) as advance:
                 for chunk in chunks(self.files, recipe, processes(section.num_proc, self.size)):
                     writer.add(chunk)
                     advance(writer.rows, seen.rows, "")
             intake = Intake.known(seen.format, section)
             intake.seen = writer.seen
-            notices = [*self.files.notices, *intake.notices()]
-            self.store = writer.close(self._key, {"format": seen.format, "notices": notices})
-        except BaseException:
-            writer.abandon()
-            raise
+            told = {
+                "format": seen.format,
+                "files": list(map(str, self.files.found)),
+                "notices": [*self.files.notices, *intake.notices()],
+            }
+            self._take(writer.close(self._key, told))
         if self._root:
             make_room(self._root)
-        else:
-            weakref.finalize(self.store, shutil.rmtree, folder, ignore_errors=True)
+
+    def _passing(self) -> Path:
+        """A folder for rows that nobody keeps; it goes with this object."""
+        folder = Path(tempfile.mkdtemp(prefix="tunesmith-"))
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        return folder
+
+    def _take(self, store: Store) -> None:
+        """Rows that were encoded before name their files as they were called then."""
+        store.files = dict(zip(store.told["files"], map(str, self.files.found), strict=True))
+        self.store = store
 
     def conversations(self, rows: npt.NDArray) -> Iterator[Conversation]:
         """What these rows say, read anew; they are in order."""
@@ -119,21 +126,25 @@ def _root(section: DataSection, size: int) -> Path | None:
         return None
     if section.cache != "auto":
         return Path(section.cache).expanduser()
+    return usual_place()
+
+
+def usual_place() -> Path:
+    """Where encoded rows of large data are kept, and all that several processes share."""
     return Path(os.environ.get("TUNESMITH_CACHE") or Path.home() / ".cache" / "tunesmith") / "tokens"
 
 
-def _kept(root: Path, key: dict[str, Any], voice: Voice) -> Store | None:
+def _kept(folder: Path, key: dict[str, Any], voice: Voice) -> Store | None:
     """The rows that were encoded before, if nothing changed that they depend on; else it is said what did."""
-    known = stores(root)
-    same = next((store for store in known if store.key == key), None)
-    if same and same.whole():
-        used(same)
-        voice.say(_("The rows were encoded before; nothing changed ({folder}).").format(folder=same.folder))
-        return same
-    if same:
-        voice.say(_("The encoded rows in {folder} are damaged and are made anew.").format(folder=same.folder))
+    found = opened(folder)
+    if found and found.whole():
+        used(found)
+        voice.say(_("The rows were encoded before; nothing changed ({folder}).").format(folder=folder))
+        return found
+    if folder.exists():
+        voice.say(_("The encoded rows in {folder} are damaged and are made anew.").format(folder=folder))
         return None
-    before = next((store.key for store in known if _names(store.key) == _names(key)), None)
+    before = next((store.key for store in stores(folder.parent) if _names(store.key) == _names(key)), None)
     if before:
         changed = "; ".join(_changes(before, key))
         voice.say(_("The rows are encoded anew, since this changed: {changes}.").format(changes=changed))
@@ -145,21 +156,22 @@ def _names(key: dict[str, Any]) -> list[str]:
 
 
 def _changes(before: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
+    """In words where the values are hashes, else with both values."""
+    words = {
+        "files": _("the data"),
+        "tokenizer": _("the tokenizer"),
+        "template": _("the chat template"),
+        "format": _("the file of data.format"),
+        "code": _("tunesmith itself"),
+    }
     for name in now:
-        if before.get(name) == now[name]:
-            continue
-        if name == "files":
-            yield _("the data")
-        elif name in ("tokenizer", "template"):
-            yield {"tokenizer": _("the tokenizer"), "template": _("the chat template")}[name]
-        else:
-            yield f"{name} {before.get(name)!r} -> {now[name]!r}"
+        if before.get(name) != now[name]:
+            yield words.get(name) or f"{name} {before.get(name)!r} -> {now[name]!r}"
 
 
 def _key(files: Sequence[Path], config: Config, encoder: Encoder) -> dict[str, Any]:
     """Everything on which the encoded rows depend, in JSON's types."""
     template, data = config.template.model_dump(mode="json"), config.data.model_dump(mode="json")
-    own = Path(str(config.data.format))
     today = encoder.template.date or os.environ.get("SOURCE_DATE_EPOCH") or f"{date.today():%Y-%m-%d}"
     return {
         "files": [[str(file.resolve()), file_sha256(file)] for file in files],
@@ -168,10 +180,26 @@ def _key(files: Sequence[Path], config: Config, encoder: Encoder) -> dict[str, A
         **{f"template.{name}": template[name] for name in TEMPLATE},
         "template.date": today if "strftime_now" in encoder.template.text else None,
         **{f"data.{name}": data[name] for name in DATA},
-        "format": file_sha256(own) if config.data.format not in formats.names() and own.is_file() else None,
+        "format": _own_format(config.data.format),
         "language": language(),  # of the reasons for which rows are rejected
-        "version": [FORMAT, version("tunesmith")],
+        "code": [code_sha256(), version("tokenizers"), version("jinja2")],
     }
+
+
+def _own_format(name: str | None) -> str | None:
+    """What a format of the user's own says: of its file alone, as far as a file is known."""
+    if not name or name in formats.names():
+        return None
+    file = own.load(name).file
+    return file_sha256(Path(file)) if Path(file).is_file() else None
+
+
+def code_sha256(house: Path = Path(__file__).parents[1]) -> str:
+    """Over the source of all that has to do with rows: another version of it may make others."""
+    total = hashlib.sha256()
+    for file in sorted([*house.glob("data/**/*.py"), *house.glob("tokens/**/*.py"), house / "conversation.py"]):
+        total.update(file.read_bytes())
+    return total.hexdigest()
 
 
 def file_sha256(path: Path) -> str:

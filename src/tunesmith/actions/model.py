@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from tunesmith import rundir
 from tunesmith.conversation import Conversation, Message
-from tunesmith.errors import TunesmithError
+from tunesmith.errors import ModelError, TemplateError, TunesmithError
 from tunesmith.i18n import _
 from tunesmith.model.folder import locate
 from tunesmith.model.weights import named_base, read_origin
@@ -80,6 +80,9 @@ def check_model(name: str, *, deep: bool = False) -> Checked:
     try:
         encoder = Encoder.load(folder, TemplateSection())
         return Checked(report, encoder.template.source, probe(encoder))
-    except TunesmithError as error:
+    except TemplateError as error:  # another one can be set
         report.notes += [problem.message for problem in error.problems]
+        return Checked(report)
+    except ModelError as error:
+        report.problems += [str(problem) for problem in error.problems]
         return Checked(report)

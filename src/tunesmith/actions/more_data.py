@@ -25,7 +25,7 @@ from tunesmith.i18n import _, language
 if TYPE_CHECKING:
     from tunesmith.config.load import Loaded
     from tunesmith.conversation import Conversation
-    from tunesmith.data.paraphrase import Endpoint
+    from tunesmith.data.paraphrase import Paraphraser
 
 SYSTEM, PARAPHRASE = "system", "paraphrase"
 FROM, BY = "augmented_from", "augmented_by"  # columns: the row's number in the source, and what was done to it
@@ -40,7 +40,7 @@ class Plan:
 
     operations: Sequence[str] = ()
     systems: Sequence[str] = ()
-    endpoint: Endpoint | None = None
+    endpoint: Paraphraser | None = None
     copies: int = 1
 
     def __post_init__(self) -> None:

@@ -5,6 +5,7 @@ Chat, batch, evaluation and merging begin here. Knows nothing of what is asked a
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -119,23 +120,25 @@ def open_run(
     return Opened(target, encoder, config, tuple(kept.get("systems") or ()))
 
 
-def respond(opened: Opened, voice: Voice) -> Callable[[Sequence[Conversation]], Iterable[Generated]]:
-    """Conversations to answers, with a bar. The model is loaded when the first is wanted."""
+def respond(
+    opened: Opened, voice: Voice, load: Callable[[], Any]
+) -> Callable[[Sequence[Conversation], int], Iterable[Generated]]:
+    """Conversations to answers from the given one on, with a bar. `load` gives the model when the first is wanted."""
 
-    def answers(conversations: Sequence[Conversation]) -> Iterable[Generated]:
-        if not conversations:
-            return
+    def answers(conversations: Sequence[Conversation], first: int) -> Iterable[Generated]:
         from tunesmith.generate.engine import generate
 
-        model, total = opened.model(), len(conversations)
+        model, began, asked = load(), time.monotonic(), 0
+
+        def tell(done: int) -> None:
+            nonlocal asked
+            asked += 1
+            rate = asked / max(time.monotonic() - began, 1e-3)
+            advance(done, len(conversations), _("{rate:.1f} rows/s").format(rate=rate))
+
         with voice.progress(_("Answering")) as advance:
-            yield from generate(
-                model,
-                opened.encoder,
-                conversations,
-                opened.config.generation,
-                progress=lambda done: advance(done, total, ""),
-            )
+            section = opened.config.generation
+            yield from generate(model, opened.encoder, conversations, section, first=first, progress=tell)
 
     return answers
 

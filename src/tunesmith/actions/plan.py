@@ -22,11 +22,13 @@ from tunesmith.model import machine
 from tunesmith.model import plan as cost
 from tunesmith.model.folder import locate
 from tunesmith.train.plan import Plan, Row, loads, steps_to_look_at
+from tunesmith.train.world import World
 
 if TYPE_CHECKING:
     from tunesmith.config.schema import Config, ModelSection, TrainingSection
     from tunesmith.model.plan import How, Memory, Shape
 
+ALONE = World()
 EVALUATED = 256  # validation rows that are looked at; the others are taken to be like them
 WAYS = 2  # ways out that are named
 FORWARD = 0.4  # share of a batch's time that its forward takes
@@ -99,19 +101,19 @@ class Forecast:
         }
 
 
-def forecast(config: Config, prepared: Prepared, *, done: int = 0) -> Forecast | None:
+def forecast(config: Config, prepared: Prepared, *, done: int = 0, world: World = ALONE) -> Forecast | None:
     """What training will take behind its first `done` steps; None where config.json does not tell the model's shape."""
     shape = cost.Shape.read(locate(str(config.model.name_or_path), weights=False))
     if shape is None or prepared.parameters is None:
         return None
     shape = replace(shape, fused=shape.fused and config.training.kernels == "fast")
     rows, training = rows_of(prepared.train), config.training
-    plan, gpu = Plan.of(training, len(rows)), machine.gpu_memory(config.model.device)
+    plan, gpu = Plan.of(training, len(rows), world.size), machine.gpu_memory(config.model.device)
     how = _how(config, prepared.parameters[0], shape)
     sample = steps_to_look_at(plan, prepared.train.sizes)
-    steps = {step: loads(plan, rows, step, training) for step in sample.all}
+    steps = {step: loads(plan, rows, step, training, world=world.size) for step in sample.all}
     needed = cost.memory(shape, how, [load for found in steps.values() for load in found])
-    free = machine.free_memory() if gpu is None else gpu
+    free = machine.free_memory() // world.local_size if gpu is None else gpu
     seconds = None
     if gpu is None:
         rates = machine.rates(shape.hidden, shape.inner)
@@ -120,7 +122,7 @@ def forecast(config: Config, prepared: Prepared, *, done: int = 0) -> Forecast |
         left = max(0, plan.total_steps - done)
         evaluated = math.ceil(left / plan.eval_steps) * _evaluation(config, prepared, shape, how)
         trial = max(cost.seconds(shape, how, load, rates) for found in steps.values() for load in found)
-        seconds = cost.START + trial + left * mean + evaluated
+        seconds = cost.START + cost.LOAD * shape.parameters + trial + left * mean + evaluated
     return Forecast(
         memory=needed,
         free_memory=free,
@@ -132,6 +134,23 @@ def forecast(config: Config, prepared: Prepared, *, done: int = 0) -> Forecast |
         heaviest=max(steps, key=lambda step: cost.memory(shape, how, steps[step]).total),
         ways=[] if needed.total <= free else _ways(config, prepared.train, shape, how.trained, free),
     )
+
+
+def smaller(config: Config, prepared: Prepared, planned: Forecast) -> list[str]:
+    """Settings that need clearly less memory than these, which did not fit although they may have seemed to."""
+    shape = cost.Shape.read(locate(str(config.model.name_or_path), weights=False))
+    if shape is None or prepared.parameters is None:
+        return []
+    ways = _ways(config, prepared.train, shape, prepared.parameters[0], round(0.8 * planned.memory.total))
+    return [_("{settings} needs {memory}").format(settings=s, memory=size(n)) for s, n in ways]
+
+
+def price_of(config: Config, prepared: Prepared) -> cost.Price:
+    """What tokens, pairs and targets of this model cost beside each other, the same on whatever machine asks."""
+    shape = cost.Shape.read(locate(str(config.model.name_or_path), weights=False))
+    if shape is None or prepared.parameters is None:
+        return cost.Price()
+    return cost.price(shape, _how(config, prepared.parameters[0], shape))
 
 
 def rows_of(part: Part) -> Sequence[Row]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from tunesmith.actions.base import count_parameters, make_encoder, window
+from tunesmith.actions.base import check_output, count_parameters, make_encoder, window
 from tunesmith.actions.findings import Findings
 from tunesmith.actions.rows import Part, Rows, data_files, digest, open_sources, read_rows
 from tunesmith.actions.voice import Voice
@@ -50,6 +50,8 @@ def prepare(config: Config, voice: Voice) -> Prepared:
     """Everything about data, template, labels and base model, or all that is wrong with them: ConfigError, DataError,
     TemplateError, ModelError."""
     findings = Findings()
+    with findings:
+        check_output(config)
     with findings:
         refuse_missing(config.tracking.trace)
     encoder = None

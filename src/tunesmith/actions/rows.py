@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from tunesmith.config.schema import Config, DataSection
 
 Ints = npt.NDArray[np.int64]
+BLOCK = 1 << 16  # rows
 T = TypeVar("T")
 
 
@@ -193,19 +194,19 @@ def read_rows(config: Config, sources: dict[str, Source], voice: Voice) -> Rows:
 
 
 def _repeats(store: Store, section: DataSection) -> Ints:
-    """Rows that say what an earlier one says."""
-    nothing = np.empty(0, dtype=np.int64)
+    """Rows that say what an earlier one says. Takes 16 bytes a row, which is why the rest of a print is read late."""
     if not section.drop_duplicates:
-        return nothing
-    rows = np.flatnonzero(store.column("state") != UNREADABLE)
-    prints = store.column("print")[rows]
-    order = np.argsort(prints[:, 0], kind="stable")
-    alike = np.flatnonzero(prints[order[1:], 0] == prints[order[:-1], 0])
-    if not len(alike):
-        return nothing
-    some = np.unique(np.concatenate([order[alike], order[alike + 1]]))  # few: compared by all of their 16 bytes
-    _kinds, first = np.unique(prints[some], axis=0, return_index=True)
-    return np.sort(rows[np.delete(some, first)])
+        return np.empty(0, dtype=np.int64)
+    alive, prints = store.column("state") != UNREADABLE, store.column("print")
+    ordered = prints[alive]
+    ordered.sort()
+    twice = ordered[1:][ordered[1:] == ordered[:-1]]
+    blocks = [slice(start, start + BLOCK) for start in range(0, len(prints) if len(twice) else 0, BLOCK)]
+    found = [block.start + np.flatnonzero(alive[block] & np.isin(prints[block], twice)) for block in blocks]
+    some = np.concatenate([np.empty(0, dtype=np.int64), *found])
+    whole = np.stack([prints[some], store.column("print_end")[some]], axis=1)
+    _kinds, first = np.unique(whole, axis=0, return_index=True)
+    return np.delete(some, first)
 
 
 def _alive(store: Store, repeats: Ints) -> Ints:

@@ -5,25 +5,38 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunesmith import log, rundir
 from tunesmith.actions.check import say_ledger
-from tunesmith.actions.plan import Forecast, forecast, rows_of
+from tunesmith.actions.during import Exam, evaluators, exam
+from tunesmith.actions.plan import Forecast, forecast, price_of, rows_of, smaller
 from tunesmith.actions.prepare import Prepared, prepare
-from tunesmith.actions.record import amend, claim, date_of, now, same_run, whole_paths, write_record, write_settings
+from tunesmith.actions.record import amend, now, whole_paths, write_record, write_settings
+from tunesmith.actions.resume import (
+    claim,
+    date_of,
+    keep_step,
+    other_versions,
+    own,
+    refuse_unknown,
+    same_run,
+    steps_left,
+)
+from tunesmith.actions.together import Begin, heard, refuse_unfit, shared
 from tunesmith.actions.voice import Journal, Voice
-from tunesmith.errors import ConfigError, RunError
+from tunesmith.durable import FULL, remove_folder
+from tunesmith.errors import Problem, RunError, Stopped
 from tunesmith.i18n import _
 from tunesmith.model.quantize import require
+from tunesmith.train.world import World
 
 if TYPE_CHECKING:
     from tunesmith.config.load import Loaded
@@ -33,11 +46,36 @@ if TYPE_CHECKING:
 PICTURE = 60  # seconds of training between two pictures of the loss: one takes half a second
 
 
-def train(loaded: Loaded, voice: Voice, *, resume: bool = False, overwrite: bool = False) -> Path:
-    """Trains and returns the run folder. Whatever can be wrong is found before any weight is read."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ConfigError(_("Training with several processes is not there yet. Start one: tunesmith train ..."))
+def train(
+    loaded: Loaded,
+    voice: Voice,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    allow_changed: Collection[str] = (),
+) -> Path:
+    """Trains and returns the run folder. Whatever can be wrong is found before any weight is read.
+
+    A run that broke off goes on where nothing changed; with `resume` it must be there, and may be made longer. What
+    `allow_changed` names (settings, data, template, base) may differ from what the run began with.
+    """
+    world = World.of_environment()
+    with world.together(voice.say):
+        if not world.first:
+            config = whole_paths(loaded.config)
+            begin, prepared = heard(config, world, any_base="base" in allow_changed)
+            _train(begin, config, prepared, exam(config, prepared), Voice(), world)
+            return begin.run
+        return _lead(loaded, voice, world, resume=resume, overwrite=overwrite, allow_changed=allow_changed)
+
+
+def _lead(
+    loaded: Loaded, voice: Voice, world: World, *, resume: bool, overwrite: bool, allow_changed: Collection[str]
+) -> Path:
+    """What the first of several processes does, or the only one: it alone prepares, speaks and writes."""
     config = whole_paths(loaded.config)
+    refuse_unknown(allow_changed, config)
+    refuse_unfit(config, world)
     if config.training.fp16:
         from tunesmith.train.launch import refuse_half
 
@@ -45,69 +83,94 @@ def train(loaded: Loaded, voice: Voice, *, resume: bool = False, overwrite: bool
     if config.model.load_in_4bit or config.model.load_in_8bit:
         require()
     run = config.training.output_dir
-    asked: dict[str, Any] = {"resume": resume, "overwrite": overwrite, "settings": loaded.path}
-    checkpoint = claim(run, config, voice, **asked) if run else None
-    recorded = date_of(run) if run and resume else None
-    config.template.date = recorded or config.template.date or f"{datetime.now():%Y-%m-%d}"
-    prepared = prepare(config, voice)
-    assert run is not None  # without data there is none, and prepare has refused that
-    if checkpoint is not None:
-        same_run(run, config, prepared)
-        _steps_left(config, prepared, checkpoint)
-    planned = forecast(config, prepared, done=checkpoint.step if checkpoint else 0)
-    if planned is not None:
-        planned.refuse_too_little_disk()
-    if overwrite and run.exists():
-        going = ", ".join(sorted(path.name for path in run.iterdir()))
-        voice.say(_("{run} is replaced; this is deleted: {names}").format(run=run, names=going))
-        shutil.rmtree(run, ignore_errors=True)
-    run.mkdir(parents=True, exist_ok=True)
-    with log.open_log(run / rundir.LOG, config.logging.level) as journal:
-        voice = Journal(voice, journal)
-        if checkpoint is None:
-            write_record(run, config, prepared)
-        write_settings(run, config, loaded)
-        say_ledger(prepared, voice)
-        for line in planned.lines() if planned else []:
-            voice.say(line)
-        journal.info("training in %s: %s", run, json.dumps(prepared.ledger))
-        try:
-            _train(run, config, prepared, planned, checkpoint, voice)
-        except KeyboardInterrupt:
-            voice.say(_how_to_go_on(run))
-            raise
-        except Exception:
-            journal.exception("training broke off")
-            raise
+    with own(run) if run else nullcontext():
+        asked: dict[str, Any] = {"resume": resume, "overwrite": overwrite, "settings": loaded.path}
+        checkpoint = claim(run, config, voice, **asked) if run else None
+        recorded = date_of(run) if run and checkpoint else None
+        config.template.date = recorded or config.template.date or f"{datetime.now():%Y-%m-%d}"
+        if run and checkpoint:
+            keep_step(run, config, world.size, voice)
+        prepared = prepare(shared(config, world), voice)
+        questions = exam(config, prepared)
+        assert run is not None  # without data there is none, and prepare has refused that
+        if checkpoint is not None:
+            same_run(run, config, prepared, resume=resume, allowed=allow_changed, world=world.size)
+            steps_left(run, config, prepared, checkpoint, world.size)
+            if remark := other_versions(run):
+                voice.say(remark)
+        planned = forecast(config, prepared, done=checkpoint.step if checkpoint else 0, world=world)
+        if planned is not None:
+            planned.refuse_too_little_disk()
+        if overwrite:
+            _clear(run, voice)
+        with _said_where_it_breaks_off(run, config, prepared, planned):
+            write_record(run, config, prepared, begins=checkpoint is None)
+            write_settings(run, config, loaded)
+            with log.open_log(run / rundir.LOG, config.logging.level) as journal:
+                voice = Journal(voice, journal)
+                say_ledger(prepared, voice)
+                for line in planned.lines() if planned else []:
+                    voice.say(line)
+                journal.info("training in %s: %s", run, json.dumps(prepared.ledger))
+                amend(run, world=world.size, **({"plan": planned.record()} if planned else {}))
+                begin = Begin(run, checkpoint, planned.heaviest if planned else None, any_base="base" in allow_changed)
+                begin.tell(config, world)
+                try:
+                    _train(begin, config, prepared, questions, voice, world)
+                except (KeyboardInterrupt, Stopped):
+                    voice.say(_how_to_go_on(run))
+                    raise
+                except Exception:
+                    journal.exception("training broke off")
+                    raise
     return run
 
 
-def _steps_left(config: Config, prepared: Prepared, checkpoint: Checkpoint) -> None:
-    from tunesmith.train.plan import Plan
+def _clear(run: Path, voice: Voice) -> None:
+    """Empties the folder but for run.json, which goes last, in exchange: while that is there, the run is replaced."""
+    going = sorted(path.name for path in run.iterdir() if path.name != rundir.LOCK)
+    if going:
+        voice.say(_("{run} is replaced; this is deleted: {names}").format(run=run, names=", ".join(going)))
+    for path in (run / name for name in going if name != rundir.RUN):
+        if path.is_dir() and not path.is_symlink():
+            remove_folder(path)
+        else:
+            path.unlink()
 
-    total = Plan.of(config.training, len(prepared.train)).total_steps
-    if checkpoint.step >= total:
-        text = _(
-            "{done} steps are done and the settings ask for {total}. Raise training.num_train_epochs or max_steps."
-        )
-        raise RunError(text.format(done=checkpoint.step, total=total), place=str(checkpoint.path))
+
+@contextmanager
+def _said_where_it_breaks_off(
+    run: Path, config: Config, prepared: Prepared, planned: Forecast | None
+) -> Iterator[None]:
+    """A full disk, and memory that does not suffice, with what is kept and what to do."""
+    from tunesmith.train.memory import Full
+
+    try:
+        yield
+    except Full as error:
+        ways = smaller(config, prepared, planned) if planned else []
+        more = _("Settings that need less, for the same result: {ways}.").format(ways="; ".join(ways)) if ways else ""
+        raise RunError([*error.problems, *([Problem("", more)] if more else [])]) from error
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        text = _("The disk is full: {free:.3f} GB are free. {kept} Make room, then type the same command again.")
+        free = shutil.disk_usage(run).free / 1e9
+        raise RunError(text.format(free=free, kept=_kept(run)), place=str(run)) from error
 
 
 def _how_to_go_on(run: Path) -> str:
+    if rundir.latest(run) is None:
+        return _("{kept} Begin anew with: tunesmith train {run}").format(kept=_kept(run), run=run)
+    return _("{kept} Go on with: tunesmith train {run} --resume").format(kept=_kept(run), run=run)
+
+
+def _kept(run: Path) -> str:
     last = rundir.latest(run)
-    if last is None:
-        return _("No checkpoint was written yet. Begin anew with: tunesmith train {run} --overwrite").format(run=run)
-    return _("{name} is kept. Go on with: tunesmith train {run} --resume").format(name=last.path.name, run=run)
+    return _("{name} is kept.").format(name=last.path.name) if last else _("No checkpoint was written yet.")
 
 
-def _train(
-    run: Path,
-    config: Config,
-    prepared: Prepared,
-    planned: Forecast | None,
-    checkpoint: Checkpoint | None,
-    voice: Voice,
-) -> None:
+def _train(begin: Begin, config: Config, prepared: Prepared, questions: Exam, voice: Voice, world: World) -> None:
     import torch
 
     from tunesmith.model import weights
@@ -116,37 +179,48 @@ def _train(
     from tunesmith.model.kernels import use_fast_kernels
     from tunesmith.model.load import choices, load_model, load_target
     from tunesmith.train import launch, memory
-    from tunesmith.train.checkpoint import clear_leftovers
     from tunesmith.train.loop import Loop
     from tunesmith.train.loss import Trainee
+    from tunesmith.train.stop import Stop
     from tunesmith.train.trial import rehearse
 
-    name = str(config.model.name_or_path)
-    base = locate(name)
-    full = config.method == "full"
-    given = choices(config.model) | {"dtype": launch.weights_dtype(config.model.dtype, config.training, full=full)}
+    run, checkpoint, name = begin.run, begin.checkpoint, str(config.model.name_or_path)
+    base, section = locate(name), config.training
+    full, sharded = config.method == "full", launch.sharded(section)
+    if world.several or section.deepspeed or section.fsdp:
+        world.join(section.ddp_timeout)
+    given = choices(config.model) | {"dtype": launch.weights_dtype(config.model.dtype, section, full=full)}
+    given["device"] = launch.place(config.model.device, section, world)
     if checkpoint is not None:
-        target = rundir.find(str(run), checkpoint=str(checkpoint.step))
-        model, _info = load_target(target, trainable=True, **given)
+        target = rundir.find(str(run), checkpoint=str(checkpoint.step), model=name)
+        model, _info = load_target(target, trainable=True, any_base=begin.any_base, **given)
     else:
         model = load_model(name, **given)
         if not full:
             model = add_adapter(model, config.lora, config.training.seed)
     voice.say(describe_parameters(model))
-    able = _abilities(run, model, prepared, checkpoint)
+    able = _abilities(run, model, prepared, checkpoint, world)
     if able.reason:
         voice.say(able.reason)
-    if config.training.kernels == "fast":
+    if section.kernels == "fast" and not sharded:  # the fast forms keep a layer's weights, which then come and go
         use_fast_kernels(model)
     if config.training.gradient_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
         model.enable_input_require_grads()
     mark = weights.fingerprint(base)
-    amend(run, base_fingerprint=mark, finished=False)
-    accelerator = launch.start(config.training, weights=next(model.parameters()).dtype, device=str(model.device))
-    clear_leftovers(run)
+    if world.first:
+        amend(run, base_fingerprint=mark, finished=False)
+    accelerator = launch.start(section, weights=next(model.parameters()).dtype, device=launch.computes_on(model, world))
+    deepspeed = launch.settings_of_deepspeed(section, world, model, accelerator.mixed_precision)
+    _same_threads(run, checkpoint, world)
     torch.manual_seed(config.training.seed)
-    with _trackers(run, config, checkpoint, voice) as measured, voice.progress(_("Training")) as advance:
+    with (
+        _trackers(run, config, checkpoint, voice) if world.first else nullcontext(_unheard) as measured,
+        voice.progress(_("Training")) as advance,
+        Stop(run, voice.say) as stop,
+    ):
+        hooks = _hooks(run, prepared, name, mark, advance, measured)
+        watching = evaluators(questions, run, config, prepared, voice, advance, world)
         loop = Loop(
             accelerator,
             Trainee(model, fast_head=able.fast_head and config.training.kernels == "fast"),
@@ -156,23 +230,48 @@ def _train(
             run,
             forest=able.forest,
             pad_id=prepared.encoder.pad_id,
-            hooks=_hooks(run, prepared, name, mark, advance, measured),
+            hooks=replace(hooks, evaluators=watching, stop=stop),
+            price=price_of(config, prepared),
+            deepspeed=deepspeed,
         )
         if checkpoint is not None:
             voice.say(_("Going on behind {name}.").format(name=checkpoint.path.name))
             loop.resume(checkpoint.path)
-        if planned is not None:
-            amend(run, plan=planned.record(), trial=asdict(rehearse(loop, planned.heaviest)))
+        if begin.heaviest is not None and deepspeed is None:  # DeepSpeed takes no gradient back
+            tried = rehearse(loop, begin.heaviest)
+            if world.first:
+                amend(run, trial=asdict(tried))
         started = time.monotonic()
         try:
             state = loop.train()
+        except Stopped:
+            raise stop.stopped() from None
         finally:  # a run that was stopped has its picture too
-            _draw_loss(run)
+            if world.first:
+                _draw_loss(run)
+    if not world.first:
+        return
     took = {"seconds": round(time.monotonic() - started, 1), "memory": memory.peak(accelerator.device)}
     amend(run, finished=True, steps=state.step, took=took, ended=now())
     best = rundir.best(run)
-    if best is not None and best.eval_loss is not None:
-        voice.say(_("Best is {name}, evaluation loss {loss:.3f}.").format(name=best.path.name, loss=best.eval_loss))
+    if best is not None and best.value is not None:
+        text = _("Best is {name}, {figure} {value:.3f}.")
+        voice.say(text.format(name=best.path.name, figure=best.figure, value=best.value))
+
+
+def _unheard(_record: dict[str, Any]) -> None:
+    """Where the records of every process but the first go."""
+
+
+def _same_threads(run: Path, checkpoint: Checkpoint | None, world: World) -> None:
+    """Sums are split among threads: with as many of them as at the beginning they are the same to the last bit."""
+    import torch
+
+    known = rundir.record(run).get("threads")
+    if checkpoint and known:
+        torch.set_num_threads(known)
+    if world.first:
+        amend(run, threads=torch.get_num_threads())
 
 
 @contextmanager
@@ -203,7 +302,7 @@ def _trackers(
         trackers.finish()
 
 
-def _abilities(run: Path, model: Any, prepared: Prepared, checkpoint: Checkpoint | None) -> Any:
+def _abilities(run: Path, model: Any, prepared: Prepared, checkpoint: Checkpoint | None, world: World) -> Any:
     """What the model was found able to do: tried out once, and kept for every resume, whose steps must be the same."""
     from tunesmith.model.attention import use_forest_attention
     from tunesmith.train.probe import Abilities, probe
@@ -212,8 +311,10 @@ def _abilities(run: Path, model: Any, prepared: Prepared, checkpoint: Checkpoint
     if known:
         use_forest_attention(model)
         return Abilities(**known)
-    able = probe(model, prepared.train.longest)
-    amend(run, abilities=asdict(able))
+    found = [Abilities(**each) for each in world.gathered(asdict(probe(model, prepared.train.longest)))]
+    able = min(found, key=lambda each: (each.forest, each.fast_head))  # what one can't do, all leave
+    if world.first:
+        amend(run, abilities=asdict(able))
     return able
 
 
@@ -236,11 +337,15 @@ def _hooks(run: Path, prepared: Prepared, base: str, mark: str, advance: Any, me
         figures = [
             (_("loss"), "loss", "{:.3f}"),
             (_("evaluation loss"), "eval_loss", "{:.3f}"),
+            (_("accuracy"), "eval_accuracy", "{:.1%}"),
             (_("tokens/s"), "tokens_per_second", "{:.0f}"),
         ]
         shown.update((title, form.format(event[key])) for title, key, form in figures if key in event)
         text = "  ".join(f"{title} {value}" for title, value in shown.items())
         advance(event["step"], event["total"], text)
+        if "spike" in event:
+            text = _("The loss of step {step} is {loss:.3f}, far above those before it. Its rows: {rows}.")
+            log.get().warning(text.format(step=event["step"], loss=event["loss"], rows=event["spike"]))
         record = {key: value for key, value in event.items() if key != "total"}
         if len(record) > 1:
             measured(record)
@@ -260,4 +365,5 @@ def _draw_loss(run: Path) -> None:
     from tunesmith.evaluate.plot import loss_curve
 
     if records := rundir.metrics(run):
-        loss_curve(records, run / "loss.png")
+        with suppress(OSError):  # no picture is worth a training
+            loss_curve(records, run / "loss.png")

@@ -9,17 +9,18 @@ from io import TextIOWrapper
 from typing import Any
 
 from tunesmith.cli.flags import answers, without_rank
-from tunesmith.errors import TunesmithError
+from tunesmith.errors import Stopped, TunesmithError
 from tunesmith.i18n import _
 from tunesmith.log import escape
 
 DEBUG, NO_COLOR = "--debug", "--no-color"  # at any place of a command line
-STOPPED = 130  # the exit code of what Ctrl-C ended
+STOPPED, TERMINATED = 130, 143  # exit codes of what Ctrl-C, or a file named stop, and SIGTERM ended
+LONGEST = 2000  # characters of a line; what is longer is somebody's data
 NOTHING_TRAINED = ("train", "check")  # commands whose reader wants to hear that after a list of problems
 
 
 def main(words: list[str] | None = None) -> int:
-    """Runs a command line and returns its exit code: 0, 2 for what the user can mend, 130 for Ctrl-C, else 1."""
+    """Runs a command line and returns its exit code: 0, 2 for what the user can mend, 130 or 143 if stopped, else 1."""
     _accept_every_character()
     words = list(sys.argv[1:] if words is None else words)
     debug = DEBUG in words
@@ -28,18 +29,20 @@ def main(words: list[str] | None = None) -> int:
     words = without_rank([word for word in words if word not in (DEBUG, NO_COLOR)])
     from typer import Abort
 
-    from tunesmith.cli import commands, data, trying  # noqa: F401 -- their commands register themselves
+    from tunesmith.cli import commands, data, trying, voting  # noqa: F401 -- their commands register themselves
     from tunesmith.cli.app import app
 
     try:
-        code = app(args=words, prog_name="tunesmith", standalone_mode=False) or 0
+        code = app(args=words, prog_name="tunesmith", standalone_mode=False, obj=words) or 0
     except (KeyboardInterrupt, Abort):
         code = STOPPED
+    except Stopped as stopped:
+        code = stopped.exit_code
     except Exception as error:
         if debug:
             raise
         return _refuse(error, words)
-    if code == STOPPED:
+    if code in (STOPPED, TERMINATED):
         _say(_("Stopped."))
     return code
 
@@ -91,4 +94,5 @@ def _misused(error: Any, words: list[str]) -> str:
 
 
 def _say(text: str) -> None:
-    print(escape(text, keep="\n"), file=sys.stderr)
+    for line in escape(text, keep="\n").split("\n"):
+        print(line if len(line) <= LONGEST else line[: LONGEST // 2] + "…" + line[-LONGEST // 2 :], file=sys.stderr)

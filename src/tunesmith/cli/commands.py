@@ -26,24 +26,44 @@ from tunesmith.log import escape
 
 @app.command(help=_("Train on DATA, or by run.yaml; settings as key=value."))
 def train(
+    context: typer.Context,
     words: Words = None,
     config: ConfigOption = None,
     model: ModelOption = None,
     output: OutOption = None,
     resume: Annotated[bool, typer.Option("--resume", help=_("Go on with the run in the folder."))] = False,
     overwrite: Overwrite = False,
+    allow_changed: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--allow-changed",
+            metavar="KEY",
+            help=_("Go on although this is not as it was: a setting, data, template or base."),
+        ),
+    ] = None,
     trace: Annotated[
         str | None, typer.Option("--trace", help=_("Show the numbers in tensorboard, wandb, swanlab, ... or none."))
     ] = None,
+    deepspeed: Annotated[
+        str | None, typer.Option("--deepspeed", help=_("Train by DeepSpeed, with its file of settings, or zero2, ..."))
+    ] = None,
+    nproc: Annotated[
+        str | None, typer.Option("--nproc", help=_("Processes on this machine that train together, or auto."))
+    ] = None,
 ) -> None:
     from tunesmith.actions.train import train as action
+    from tunesmith.train.spawn import count, spawn, without
+    from tunesmith.train.world import World
 
+    if nproc is not None and (number := count(nproc)) > 1:
+        raise typer.Exit(spawn(number, without("--nproc", context.obj), terminal.say))
     if resume and overwrite:
         raise ConfigError(_("One goes on with a run, the other replaces it: give one."), "--resume, --overwrite")
     values = {"model__name_or_path": model, "training__output_dir": output, "tracking__trace": trace}
-    loaded = settings(words, config, **values)
-    run = action(loaded, terminal, resume=resume, overwrite=overwrite)
-    terminal.say(_("Done: {run}. Try it: tunesmith chat {run}").format(run=run))
+    loaded = settings(words, config, training__deepspeed=deepspeed, **values)
+    run = action(loaded, terminal, resume=resume, overwrite=overwrite, allow_changed=allow_changed or ())
+    if World.of_environment().first:
+        terminal.say(_("Done: {run}. Try it: tunesmith chat {run}").format(run=run))
 
 
 @app.command(help=_("Check settings, data, template, labels and model: all problems at once, nothing is trained."))
@@ -94,15 +114,14 @@ def init(
     preset: Annotated[str | None, typer.Option("--preset", help=_("Begin with a shipped preset."))] = None,
     style: Annotated[str, typer.Option("--style", help=_("short, medical, or reference: all settings."))] = "short",
     deepspeed: Annotated[
-        str | None, typer.Option("--deepspeed", help=_("Write DeepSpeed's file too: zero2 or zero3."))
+        str | None, typer.Option("--deepspeed", help=_("Write DeepSpeed's file too: zero2, zero3 or zero3-offload."))
     ] = None,
     overwrite: Overwrite = False,
 ) -> None:
     from tunesmith.actions.start import init as action
 
     for file in action(path, preset=preset, style=style, deepspeed=deepspeed, overwrite=overwrite)[1:]:
-        text = _("Written to {path}. transformers and accelerate take it; tunesmith does not train with it yet.")
-        terminal.say(text.format(path=file))
+        terminal.say(_("Written to {path}. Train with it: --deepspeed {path}").format(path=file))
     terminal.say(_("Written to {path}. Next: tunesmith check {path}").format(path=path))
 
 
@@ -142,3 +161,25 @@ def demo(
     for line in summary.lines():
         terminal.say(line)
     terminal.say(_("Talk to it: tunesmith chat {run}").format(run=output / "run"))
+
+
+@app.command(help=_("How much memory each of several GPUs needs, by every way to share a model."))
+def plan(
+    words: Words = None,
+    config: ConfigOption = None,
+    model: ModelOption = None,
+    memory: Annotated[float, typer.Option("--memory", help=_("What a GPU has, in GB."))] = 80.0,
+) -> None:
+    from tunesmith.actions.plan import size
+    from tunesmith.actions.worlds import worlds
+    from tunesmith.cli.terminal import table
+
+    found = worlds(settings(words, config, model__name_or_path=model).config, room=memory * 1e9)
+    table([_("GPUs"), *map(str, found.devices)], [[w.name, *(size(h.total) for h in held)] for w, held in found.rows])
+    for way, number, held in found.first:
+        text = _("{way} fits on {number} x {room:.0f} GB: {each} each{host}.")
+        host = _(", and {host} of the machine's memory for each").format(host=size(held.host)) if held.host else ""
+        terminal.say(text.format(way=way.name, number=number, room=memory, each=size(held.total), host=host))
+    terminal.say(
+        _("Nothing of it was measured on GPUs: what is divided is exact, the rest is what the engines document.")
+    )

@@ -135,12 +135,13 @@ def augment(
 ) -> None:
     from tunesmith.actions.more_data import Plan
     from tunesmith.actions.more_data import augment as action
-    from tunesmith.data.paraphrase import Endpoint
+    from tunesmith.data.paraphrase import Paraphraser
+    from tunesmith.endpoint import Endpoint
 
     loaded = _load(config, words, training__seed=seed)
     if bool(endpoint) != bool(model):
         raise ConfigError(_("A server needs a model and a model a server: give both."), "--endpoint, --model")
-    server = Endpoint(endpoint, model, loaded.config.training.seed) if endpoint else None
+    server = Paraphraser(Endpoint(endpoint, model), loaded.config.training.seed) if endpoint else None
     names = [name.strip() for name in ways.split(",")] if ways else []
     plan = Plan(names, system or [], server, copies)
     action(raw, output, plan, loaded, terminal, overwrite=overwrite)

@@ -130,7 +130,9 @@ def _numbers(run: RunSummary, kept: Checkpoint | None) -> list[str]:
     if kept is None:
         return ["-", "-", "-", "-", _("damaged") if run.damage else _("unfinished")]
     measured = run.accuracy.get(kept.step)
-    marks = [_("best")] if kept.step == run.best and kept.eval_loss is not None else []
+    best = _("best") if kept.metric == "eval_loss" else _("best {figure} {value:.3f}")
+    chosen = kept.step == run.best and kept.value is not None
+    marks = [best.format(figure=kept.figure, value=kept.value)] if chosen else []
     marks += [_("newest")] if kept is run.checkpoints[-1] else []
     marks += [_("unfinished")] if kept is run.checkpoints[-1] and not run.finished else []
     accuracy = "-" if measured is None else f"{measured:.1%}"

@@ -127,14 +127,31 @@ def compare(
             show_default=False,
         ),
     ],
+    judge: Annotated[
+        str | None, typer.Option("--judge", help=_("A server with OpenAI's chat protocol, whose model judges too."))
+    ] = None,
+    judge_model: Annotated[str, typer.Option("--judge-model", help=_("The model that the server is to use."))] = "",
     output: OutOption = None,
     overwrite: Overwrite = False,
 ) -> None:
     from tunesmith.actions.compare import compare as action
+    from tunesmith.endpoint import Endpoint
 
-    found = action(results, out=output, overwrite=overwrite)
-    rows = [[name, f"{each['accuracy']:.1%}", f"{each['correct']}/{each['n']}"] for name, each in found.shares()]
-    table([_("Results"), _("Accuracy"), _("Rows")], rows)
+    if bool(judge) != bool(judge_model):
+        raise ConfigError(_("A server needs a model and a model a server: give both."), "--judge, --judge-model")
+    server = Endpoint(judge, judge_model, place="--judge") if judge else None
+    found = action(results, out=output, overwrite=overwrite, server=server, voice=terminal)
+    rows = []
+    for name, each in found.shares():
+        low, high = each["interval"]
+        rows.append([name, f"{each['accuracy']:.1%}", f"{each['correct']}/{each['n']}", f"{low:.0%} – {high:.0%}"])
+    table([_("Results"), _("Accuracy"), _("Rows"), _("95 % interval")], rows)
+    for other in found.comparisons:
+        if other.scores:
+            heads = [_("Figure"), other.first.name, other.second.name, _("Difference"), _("95 % interval")]
+            numbers = [[f"{v:.4g}" for v in (*score.values, score.gain)] for score in other.scores]
+            lasts = ["{:.4g} – {:.4g}".format(*score.interval) for score in other.scores]
+            table(heads, [[s.name, *n, last] for s, n, last in zip(other.scores, numbers, lasts, strict=True)])
     for line in found.lines():
         terminal.say(line)
 

@@ -14,6 +14,7 @@ import yaml
 
 from tunesmith.config import nodes
 from tunesmith.config.names import closest, explain, preset_name, suggest
+from tunesmith.config.secrets import advice, is_secret
 from tunesmith.config.settings import forms, sections, settings
 from tunesmith.errors import Problem
 from tunesmith.i18n import _
@@ -21,6 +22,7 @@ from tunesmith.log import escape
 
 PRESETS = Path(__file__).parent / "presets"
 COMMAND_LINE = "command line"
+LONGEST = 100  # characters of a name that nobody knows
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +109,8 @@ class Reader:
                 self._unknown(name, place)
             elif value is not None:
                 layer[name] = Entry(_text(value), place)
+                if any(isinstance(text, str) and is_secret(text) for text in _texts(value)):
+                    self._secret(name, place, layer)
         return layer
 
     def override(self, override: str) -> Layer:
@@ -138,6 +142,8 @@ class Reader:
                 elements = child.value if isinstance(child, yaml.SequenceNode) else []
                 value = nodes.value(child, settings()[name])
                 layer[name] = Entry(value, source.place(child), source, tuple(map(source.place, elements)))
+                if nodes.holds_secret(child):
+                    self._secret(name, place, layer)
             elif name in groups or (near := self._unknown(name, place)) in groups:
                 self._section(child, name if name in groups else near, source, layer)
 
@@ -148,8 +154,15 @@ class Reader:
             message = _("{name} is a group of settings: {keys}. Write them below it, indented.")
             self.say(source.place(node), message.format(name=name, keys=", ".join(sections()[name])))
 
+    def _secret(self, name: str, place: str, layer: Layer) -> None:
+        """A key is refused, and its value dropped, so that nothing says it again."""
+        del layer[name]
+        self.doubtful.add(name)
+        self.say(place, _("{name} holds a key or a password. {advice}").format(name=name, advice=advice()))
+
     def _unknown(self, name: str, place: str) -> str:
         """Report a name that is no setting. The name that it probably stands for, or an empty text."""
+        name = name if len(name) <= LONGEST else name[:LONGEST] + "..."
         message = _("{name} is not a setting.").format(name=escape(name))
         if answer := explain(name):
             self.say(place, f"{message} {answer}")
@@ -173,6 +186,10 @@ def _override(name: str, text: str) -> yaml.Node:
         return node if node.style else plain
     kinds = forms(settings()[name]) if name in settings() else {"any": {}}
     return node if node and kinds.keys() & {"array", "object", "any"} else plain
+
+
+def _texts(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value]
 
 
 def _text(value: Any) -> Any:

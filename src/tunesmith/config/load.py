@@ -45,8 +45,8 @@ def load(
 
     `place` is where `values` come from, for a person.
 
-    A preset is used up: its values are in the config, whose own `preset` is None. A relative path starts at the working
-    directory, as in every training script; where nothing lies there but something beside the YAML file, it is that.
+    A preset is used up: its values are in the config, whose own `preset` is None. A relative path starts
+    beside the YAML file that names it; where nothing lies there, and on the command line, at the working directory.
     With `files=False` nobody asks whether files exist, as for the config of a run that is over. ConfigError.
     """
     reader = Reader()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from difflib import get_close_matches
 
+from tunesmith.config.secrets import advice, names_secret
 from tunesmith.config.settings import sections, settings
 from tunesmith.i18n import _
 
@@ -40,7 +41,9 @@ _FOREIGN = {
     "template_path": "template.fallback",
     # data
     "cutoff_len": "data.max_length",
+    "data_loader_num_workers": "data.num_proc",
     "data_path": "data.train",
+    "dataloader_num_workers": "data.num_proc",
     "dataset": "data.train",
     "dataset_path": "data.train",
     "eval_data_path": "data.validation",
@@ -50,6 +53,7 @@ _FOREIGN = {
     "max_seq_len": "data.max_length",
     "max_seq_length": "data.max_length",
     "model_max_length": "data.max_length",
+    "preprocessing_num_workers": "data.num_proc",
     "sequence_len": "data.max_length",
     "split_method": "data.split_by",
     "test_data": "data.test",
@@ -73,6 +77,8 @@ _FOREIGN = {
     # training
     "batch_size": "training.per_device_train_batch_size",
     "clip_grad": "training.max_grad_norm",
+    "deepspeed_config": "training.deepspeed",
+    "ds_config": "training.deepspeed",
     "epochs": "training.num_train_epochs",
     "gradient_accumulation": "training.gradient_accumulation_steps",
     "lr": "training.learning_rate",
@@ -99,25 +105,22 @@ _FOREIGN = {
 def explain(name: str) -> str | None:
     """The sentence for a name of older scripts that no setting stands for; None for any other name."""
     key = _plain(name).rpartition(".")[2]
+    if names_secret(key):
+        return advice()
     return next((sentence for names, sentence in _answers() if key in names), None)
 
 
 def _answers() -> list[tuple[tuple[str, ...], str]]:
     return [
         (("adapter_path", "lora_path"), _("What was trained is the first word of a command: tunesmith chat RUN.")),
-        (("api_key",), _("Keys never stand in settings: log in as your tracker does, or set its variable.")),
         (("converted_file", "input_dir"), _("Raw data are converted and split by tunesmith data split RAW -o DIR.")),
-        (
-            ("data_loader_num_workers", "dataloader_num_workers"),
-            _("All rows are encoded before training begins, so there is nothing for workers to load. Leave it out."),
-        ),
         (
             ("dataset_class", "remove_columns"),
             _("File type and columns are recognised, and other columns are kept for evaluation. Leave it out."),
         ),
         (
-            ("deepspeed", "local_rank", "nproc", "nproc_per_node", "num_gpus"),
-            _("Training on several GPUs, with DeepSpeed too, is not there yet. Leave it out."),
+            ("local_rank", "nproc", "nproc_per_node", "num_gpus", "num_processes"),
+            _("How many processes train is said where they are started: tunesmith train --nproc 4, or torchrun."),
         ),
         (
             ("ignore_index",),
@@ -129,7 +132,10 @@ def _answers() -> list[tuple[tuple[str, ...], str]]:
             ("result1_path", "result2_path"),
             _("Results are compared by a command: tunesmith compare A B."),
         ),
-        (("save_on_each_node",), _("Training on several machines is not there yet. Leave it out.")),
+        (
+            ("save_on_each_node",),
+            _("The first process writes, into a folder that all machines see. Leave it out."),
+        ),
         (
             ("bos", "eos", "special_token", "special_tokens"),
             _("Special tokens are those of the tokenizer and its chat template. Leave it out."),

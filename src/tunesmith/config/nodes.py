@@ -7,6 +7,7 @@ read. Knows no setting: it is told what is wanted.
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from tunesmith.config.secrets import is_secret, names_secret
 from tunesmith.config.settings import Property, forms
 from tunesmith.errors import Problem
 from tunesmith.i18n import _
@@ -29,6 +31,8 @@ _BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False,
 
 def read(path: Path, label: str) -> tuple[yaml.MappingNode | None, list[Problem]]:
     """The tree of a YAML file and what is wrong with it. An empty file is no tree and no problem."""
+    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
+        return None, [Problem(label, _("This is a device or a pipe, which may never end; a file is expected."))]
     try:
         with path.open("rb") as file:
             data = file.read(_MAX_BYTES + 1)
@@ -93,6 +97,7 @@ def _advice(error: yaml.MarkedYAMLError) -> str:
         ),
         "cannot start any token": _("Text that begins with this character needs quotes."),
         "end of stream": _("A quote or bracket is opened here or above and never closed."),
+        "<stream end>": _("A quote or bracket is opened here or above and never closed."),
         "expected <block end>": _("The indent does not fit the lines above."),
     }
     for sign, advice in known.items():
@@ -173,6 +178,23 @@ def _number(text: str) -> int | float | str:
         if math.isfinite(number):
             return number
     return text
+
+
+def holds_secret(root: yaml.Node) -> bool:
+    """Whether a key stands anywhere in a value, or in it under a name that says so."""
+    stack = [root]
+    while stack:
+        node = stack.pop()
+        if isinstance(node, yaml.ScalarNode) and is_secret(node.value):
+            return True
+        if isinstance(node, yaml.MappingNode):
+            stack += [part for pair in node.value for part in pair]
+            named = [name.value for name, _value in node.value if isinstance(name, yaml.ScalarNode)]
+            if any(map(names_secret, named)):
+                return True
+        elif isinstance(node, yaml.SequenceNode):
+            stack += node.value
+    return False
 
 
 def flow(value: Any) -> str:

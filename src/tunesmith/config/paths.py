@@ -6,6 +6,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+from tunesmith.config.deepspeed import shipped
 from tunesmith.config.layers import Entry, Layer, Reader
 from tunesmith.config.names import closest
 from tunesmith.i18n import _
@@ -14,7 +15,7 @@ from tunesmith.log import escape
 _FILES = ("data.train", "data.validation", "data.test")
 _FILES_OR_NAMES = (
     *("model.name_or_path", "model.tokenizer", "template.path", "template.fallback"),
-    *("data.format", "evaluation.metrics"),
+    *("data.format", "evaluation.metrics", "training.deepspeed"),
 )
 
 
@@ -30,9 +31,11 @@ def find(layer: Layer, reader: Reader) -> None:
 
 
 def _found(name: str, text: str, entry: Entry, reader: Reader) -> str:
+    folder = entry.source.folder or Path()
     if name in _FILES_OR_NAMES and not _names_file(name, text):
         return text
-    folder = entry.source.folder or Path()
+    if name == "training.deepspeed" and not any(map(os.path.exists, _candidates(text, folder))) and shipped(Path(text)):
+        return text
     for path in _candidates(text, folder):
         if os.path.exists(path):  # unlike Path.exists, it never raises
             return path
@@ -43,8 +46,9 @@ def _found(name: str, text: str, entry: Entry, reader: Reader) -> str:
 
 
 def _candidates(text: str, folder: Path) -> tuple[str, str]:
+    """Beside the file that names it, then where the user works, where a folder of results may be called the same."""
     path = os.path.expanduser(text)
-    return path, os.path.join(folder, path)
+    return os.path.join(folder, path) if folder != Path() else path, path
 
 
 def _names_file(name: str, text: str) -> bool:

@@ -7,6 +7,7 @@ A room is given its own section, never the whole.
 from __future__ import annotations
 
 import re
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -27,7 +28,7 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", validate_default=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", validate_default=True, protected_namespaces=(), allow_inf_nan=False)
 
 
 class ModelSection(Section):
@@ -45,6 +46,14 @@ class ModelSection(Section):
     bnb_4bit_quant_type: Literal["nf4", "fp4"] = Field("nf4", description="Kind of the 4-bit numbers.")
     bnb_4bit_use_double_quant: bool = Field(False, description="Pack the scales of the 4-bit numbers too.")
     trust_remote_code: bool = Field(False, description="Run Python code that lies in the model's folder.")
+
+    @field_validator("device")
+    @classmethod
+    def _a_device(cls, given: str) -> str:
+        if not re.fullmatch(r"auto|(cpu|cuda|mps|xpu|npu|hpu|mlu|musa)(:\d+)?", given):
+            text = _("There is no device {device}; there are cpu, cuda, cuda:1, mps and others like them, and auto.")
+            raise ValueError(text.format(device=given))
+        return given
 
 
 class TemplateSection(Section):
@@ -65,6 +74,15 @@ class TemplateSection(Section):
         None, pattern=r"^\d{4}-\d\d-\d\d$", description="The day that the template calls today; fixed for a run."
     )
     kwargs: dict[str, Any] = Field({}, description="More variables for the chat template, such as reasoning_effort.")
+
+    @field_validator("date")
+    @classmethod
+    def _a_day(cls, given: str | None) -> str | None:
+        try:
+            date.fromisoformat(given or "2000-01-01")
+        except ValueError:
+            raise ValueError(_("There is no day {day}.").format(day=given)) from None
+        return given
 
 
 def _compiled(pattern: str) -> re.Pattern[str]:
@@ -200,12 +218,25 @@ class TrainingSection(Section):
     )
     bf16: bool | None = Field(None, description="Compute in bfloat16; by default where the weights are bfloat16.")
     fp16: bool = Field(False, description="Compute in float16 with loss scaling (a GPU is needed).")
+    deepspeed: Path | None = Field(
+        None, description="Train by DeepSpeed with this file of its settings; zero2, zero3, zero3-offload are shipped."
+    )
+    fsdp: Literal["full_shard", "shard_grad_op"] | None = Field(
+        None, description="Spread weights, gradients and optimizer over the processes, layer by layer (FSDP2)."
+    )
+    ddp_timeout: Positive = Field(1800, description="Seconds that a process waits for the others before all stop.")
     logging_steps: Positive = Field(1, description="Steps between two records of the loss.")
     eval_steps: Positive | None = Field(None, description="Steps between two evaluations; by default save_steps.")
     save_steps: Positive | None = Field(None, description="Steps between two checkpoints; by default an epoch.")
     save_total_limit: Positive | None = Field(3, description="Checkpoints kept; the best and the last always are.")
+    metric_for_best_model: str | None = Field(
+        None, description="Figure that chooses the best checkpoint: loss (the default), perplexity, accuracy, ..."
+    )
+    greater_is_better: bool | None = Field(
+        None, description="Whether more of that figure is better; by default of all but loss and perplexity."
+    )
     early_stopping_patience: Positive | None = Field(
-        None, description="Stop after so many evaluations without a lower loss."
+        None, description="Stop after so many evaluations without a better figure."
     )
     seed: int = Field(42, ge=0, description="Seed of order, dropout and new weights.")
 
@@ -215,8 +246,19 @@ class EvaluationSection(Section):
         None, description="Column, or field of answer_template, for accuracy by group; by default data.stratify_by."
     )
     metrics: list[str] | None = Field(None, description="Names of metrics, or Python files; by default by the data.")
+    answer_template: str | None = Field(
+        None,
+        description="Reads answers back where the rows are conversations already; by default data.answer_template.",
+    )
     label: str | None = Field(None, description="Field of answer_template that decides; by default its first.")
     limit: Positive | None = Field(None, description="Evaluate only so many rows.")
+    during_training: Annotated[int, Field(ge=0)] = Field(
+        0, description="Validation rows that are answered and scored at each evaluation while training."
+    )
+    samples: Annotated[int, Field(ge=0)] | list[str] = Field(
+        0,
+        description="Answers kept at each evaluation while training: so many validation rows, or a list of questions.",
+    )
 
 
 class GenerationSection(Section):
@@ -228,6 +270,9 @@ class GenerationSection(Section):
     repetition_penalty: Annotated[float, Field(gt=0)] = Field(1.0, description="Above 1 repeats less.")
     seed: int = Field(42, ge=0, description="Seed of the draws: the same question is answered the same way again.")
     batch_size: Positive = Field(8, description="Prompts at once in batch and eval.")
+    kernels: Literal["fast", "plain"] = Field(
+        "fast", description="Batches are computed by our fast code, or plainly by the model's library, to compare."
+    )
 
 
 Traced = Literal["tensorboard", "wandb", "swanlab", "trackio", "mlflow"]
@@ -278,12 +323,19 @@ class Config(Section):
     tracking: TrackingSection = TrackingSection()
     logging: LoggingSection = LoggingSection()
 
+    @property
+    def answer_template(self) -> str | None:
+        """What reads answers back into fields."""
+        return self.evaluation.answer_template or self.data.answer_template
+
     @model_validator(mode="after")
     def _contradictions(self) -> Config:
         """What no single field can see. One message for each, joined by a line break."""
         found = []
         if self.training.bf16 and self.training.fp16:
             found.append(_("training.bf16 and training.fp16 are both on. Choose one."))
+        if self.training.deepspeed and self.training.fsdp:
+            found.append(_("training.deepspeed and training.fsdp are both set. Choose one."))
         found += self._model_contradictions()
         if self.data.test and self.data.test_ratio:
             found.append(_("data.test and data.test_ratio are both set. Give a file or a share."))

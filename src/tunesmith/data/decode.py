@@ -22,14 +22,26 @@ _BOMS = (
     (b"\xff\xfe", "utf-16"),
     (b"\xfe\xff", "utf-16"),
 )
+_PACKED = {
+    b"\x1f\x8b": "gzip",
+    b"PK\x03\x04": "zip",
+    b"BZh": "bzip2",
+    b"\xfd7zX": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"PAR1": "Parquet",
+}
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]")
 
 
 def encoding_of(path: Path) -> str:
     """Python's name of the file's encoding. In UTF-8, bytes that can't be explained become lone surrogates; their rows
-    are refused later. Raises DataError for a file that begins like an encoding and is not, OSError."""
+    are refused later. Raises DataError for a packed file and one that begins like an encoding and is not, OSError."""
     with path.open("rb") as file:
         head = file.read(4)
+    packed = next((kind for sign, kind in _PACKED.items() if head.startswith(sign)), None)
+    if packed:
+        text = _("The file is packed by {kind} and not text. Unpack it, or give it the ending that says what it is.")
+        raise DataError(text.format(kind=packed), str(path))
     name = next((name for bom, name in _BOMS if head.startswith(bom)), "")
     # Data begin with an ASCII character: a zero beside it is UTF-16 that came without its mark.
     if not name and len(head) > 1 and 0 in head[:2]:

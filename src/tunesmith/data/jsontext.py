@@ -7,6 +7,7 @@ Knows text; knows nothing of encodings, paths or what a row means.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -21,7 +22,32 @@ WRAPPERS = (
     *("conversations", "dialogs", "dialogues", "test", "validation"),
 )
 
-_DECODER = json.JSONDecoder()
+
+class _NotJson(ValueError):
+    """What Python's parser would take, and JSON has not or means two ways."""
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        names = [name for name, _value in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise _NotJson(_("The name {name} stands twice in one object. Keep one.").format(name=twice[:EXCERPT]))
+    return value
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if math.isinf(value):
+        raise _NotJson(_("The number {digits} is too large.").format(digits=digits[:EXCERPT]))
+    return value
+
+
+def _no_constant(word: str) -> Any:
+    raise _NotJson(_("{word} is not JSON. Write null where there is no number.").format(word=word))
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_once, parse_float=_finite, parse_constant=_no_constant)
 _SPACE = re.compile(r"[\s\ufeff]*")
 # A string ends with its line at the latest, so that a missing quote spoils one line and not the rest of the file.
 _STRING = r'"[^"\\\n]*(?:\\.[^"\\\n]*)*"?'
@@ -173,6 +199,8 @@ class _Scan:
         return Row(value if isinstance(value, dict) else {"messages": value}, origin), end
 
     def _explain(self, error: ValueError) -> str:
+        if isinstance(error, _NotJson):
+            return str(error)
         if not isinstance(error, json.JSONDecodeError):
             return _("A number has too many digits.")
         line = self._first + error.lineno - 1

@@ -17,6 +17,7 @@ from tunesmith.i18n import _
 
 REASONING_KEYS = ("thinking", "reasoning_content", "reasoning")
 WEIGHT_KEYS = ("loss_weight", "loss_scale", "weight", "train", "loss")
+HEAVIEST = 1_000_000  # what is meant as a weight is less; what is more leaves the numbers of a loss
 
 _THINK = re.compile(r"\s*<think>(.*?)</think>\n*", re.DOTALL)
 
@@ -108,7 +109,7 @@ def weight(item: dict[str, Any], place: str = "") -> float | None:
     """The weight in the loss of a turn, a part or a row: the product of those given, true and false being 1 and 0."""
     given = [(key, item[key]) for key in WEIGHT_KEYS if item.get(key) is not None]
     for key, value in given:
-        if not isinstance(value, int | float) or not 0 <= value < math.inf:
+        if not isinstance(value, int | float) or not 0 <= value <= HEAVIEST:
             at = f"{place}.{key}" if place else key
-            raise RowError("weight", _("{place} is not a weight from 0 upwards.").format(place=at))
+            raise RowError("weight", _("{place} is not a weight from 0 to {most:,}.").format(place=at, most=HEAVIEST))
     return math.prod(float(value) for _key, value in given) if given else None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ from tunesmith.data.row import EXCERPT, BadRow, Row, is_dialogue
 from tunesmith.errors import DataError, Problem
 from tunesmith.i18n import _
 
+UNPACKED = 16  # rows of a Parquet file at once
+MOST_UNPACKED = 500_000_000  # bytes of a Parquet file that are always read, however small it is packed
 SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
 
 
@@ -114,13 +117,15 @@ def data_in(path: Path) -> list[Path]:
 
 def _files(path: Path, notices: list[str]) -> list[Path]:
     expected = ", ".join(SUFFIXES)
-    if not path.exists():
+    if not os.path.exists(path):  # unlike Path.exists, it never raises
         raise DataError(_("There is no such file or folder."), str(path))
     if not path.is_dir():
         if path.suffix.lower() not in SUFFIXES:
             raise DataError(
                 _("This is not a data file; expected one of {endings}.").format(endings=expected), str(path)
             )
+        if not path.is_file():
+            raise DataError(_("This is a device or a pipe, which may never end; a file is expected."), str(path))
         return [path]
     files = data_in(path)
     others = ", ".join(
@@ -154,6 +159,9 @@ def _read_table(text: TextIO, file: str) -> Iterator[Row | BadRow]:
         excerpt = delimiter.join(cells)[:EXCERPT]
         if not header:
             header = [cell.strip() for cell in cells]
+            twice = next((name for name in header if header.count(name) > 1), None)
+            if twice is not None:
+                raise DataError(_("The column {name} stands twice in the header.").format(name=twice), str(origin))
         elif BROKEN.search("".join(cells)):
             yield BadRow(origin, "encoding", _("The row holds a broken character."), excerpt)
         elif cells and len(cells) != len(header):
@@ -175,7 +183,7 @@ def _cell(cell: str) -> Any:
     return cell
 
 
-def _read_parquet(path: Path) -> Iterator[Row]:
+def _read_parquet(path: Path) -> Iterator[Row | BadRow]:
     """Rows by the file's own types; a row's number stands for its line."""
     import pyarrow
     import pyarrow.parquet
@@ -183,12 +191,29 @@ def _read_parquet(path: Path) -> Iterator[Row]:
     try:
         number = 0
         with pyarrow.parquet.ParquetFile(path) as source:
-            for batch in source.iter_batches():
-                for value in batch.to_pylist():
-                    number += 1
-                    yield Row(_plain(value), Origin(str(path), number))
-    except pyarrow.ArrowException as error:
-        raise DataError(_("This is not a Parquet file: {why}").format(why=error), str(path)) from error
+            _refuse_bomb(path, source.metadata)
+            # A value may be stored once and meant in every row: few rows at once, or memory would not hold them.
+            for batch in source.iter_batches(batch_size=UNPACKED):
+                whole = batch.nbytes <= LONGEST_ROW
+                for one in [batch] if whole else [batch.slice(i, 1) for i in range(batch.num_rows)]:
+                    if one.nbytes > LONGEST_ROW:
+                        number += 1
+                        reason = _("The row is longer than {n} characters.").format(n=LONGEST_ROW)
+                        yield BadRow(Origin(str(path), number), "too_long", reason, "")
+                        continue
+                    for value in one.to_pylist():
+                        number += 1
+                        yield Row(_plain(value), Origin(str(path), number))
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        why = str(error).partition("\n")[0]
+        raise DataError(_("This is not a Parquet file: {why}").format(why=why), str(path)) from error
+
+
+def _refuse_bomb(path: Path, metadata: Any) -> None:
+    unpacked = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
+    if unpacked > max(MOST_UNPACKED, 1000 * path.stat().st_size):
+        text = _("The file would unpack to {n:.0f} GB, more than a thousand times its size, and is not read.")
+        raise DataError(text.format(n=unpacked / 1e9), str(path))
 
 
 def _plain(value: Any) -> Any:

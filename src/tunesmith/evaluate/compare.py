@@ -1,34 +1,23 @@
 """Two results or more on the same rows: what got better, what broke, and whether that could be chance.
 
-Rows are the same where question and expected answer are the same, wherever they came from; a system prompt may differ.
-Knows results as they are written, and draws nothing.
+Knows pairs of rows that belong together, and counts; draws nothing.
 """
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tunesmith.errors import Problem, RunError
-from tunesmith.evaluate.results import Report, share
-from tunesmith.evaluate.statistics import LEVEL, holm, mcnemar, paired_interval
+from tunesmith.evaluate.compare_rows import Row, Side, align, judged_alike
+from tunesmith.evaluate.compare_scores import Score, scores
+from tunesmith.evaluate.metrics import MetricContext
+from tunesmith.evaluate.results import share
+from tunesmith.evaluate.statistics import LEVEL, holm, mcnemar, middle, paired_interval, redrawn
 from tunesmith.i18n import _
 
-VERSION = 1
-
-Row = dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Side:
-    """One of the compared: what it is called, the file that holds it, and the results."""
-
-    name: str
-    place: str
-    report: Report
+VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +51,12 @@ class Difference:
         return paired_interval(self.both, self.broken, self.fixed, self.neither)
 
     @property
+    def redrawn(self) -> tuple[float, float]:
+        """The interval of the gain by drawing the rows again, which has no width where all rows changed alike."""
+        changes = [[1.0]] * self.fixed + [[-1.0]] * self.broken + [[0.0]] * (self.both + self.neither)
+        return middle(redrawn(changes)[:, 0] / self.n)
+
+    @property
     def verdict(self) -> str:
         """`better`, `worse`, or `open`: it could be chance."""
         if self.p >= LEVEL:
@@ -71,12 +66,20 @@ class Difference:
     def record(self) -> dict[str, Any]:
         accuracy = [each["accuracy"] for each in self.shares]
         found = {"n": self.n, "accuracy": accuracy, "gain": self.gain, "interval": list(self.interval)}
-        return {**found, "fixed": self.fixed, "broken": self.broken, "p": self.p, "verdict": self.verdict}
+        return {
+            **found,
+            "bootstrap": list(self.redrawn),
+            "fixed": self.fixed,
+            "broken": self.broken,
+            "p": self.p,
+            "verdict": self.verdict,
+        }
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """The second against the first, over all rows, by group and by type; `pairs` are the rows of both."""
+    """The second against the first, over all rows, by group and by type; `scores` are the figures that are no shares,
+    `pairs` the rows of both."""
 
     first: Side
     second: Side
@@ -84,6 +87,7 @@ class Comparison:
     whole: Difference
     groups: dict[str, Difference]
     types: dict[str, Difference]
+    scores: list[Score]
 
     @property
     def fixed(self) -> list[tuple[Row, Row]]:
@@ -94,7 +98,9 @@ class Comparison:
         return [(a, b) for a, b in self.pairs if a["correct"] and not b["correct"]]
 
     def sentence(self) -> str:
-        """The verdict in one sentence."""
+        """The verdict in one sentence; where no answer of either side is right, on the first of the other figures."""
+        if self.scores and self.whole.neither == self.whole.n:
+            return self._on_score(self.scores[0])
         low, high = self.whole.interval
         gain = self.whole.gain
         texts = {
@@ -118,6 +124,27 @@ class Comparison:
             fixed=self.whole.fixed, broken=self.whole.broken,
         )  # fmt: skip
 
+    def _on_score(self, score: Score) -> str:
+        texts = {
+            "higher": _(
+                "{figure} is higher in {second} than in {first}: {after} and {before} (95 % interval of the difference "
+                "{low} to {high}). No answer of either is right."
+            ),
+            "lower": _(
+                "{figure} is lower in {second} than in {first}: {after} and {before} (95 % interval of the difference "
+                "{low} to {high}). No answer of either is right."
+            ),
+            "open": _(
+                "{figure} is {before} in {first} and {after} in {second} (95 % interval of the difference {low} to "
+                "{high}), which could be chance. No answer of either is right."
+            ),
+        }
+        before, after, low, high = (f"{value:.4g}" for value in (*score.values, *score.interval))
+        return texts[score.verdict].format(
+            figure=score.name, first=self.first.name, second=self.second.name, before=before, after=after, low=low,
+            high=high,
+        )  # fmt: skip
+
     def by_group(self) -> list[str]:
         """Sentences on the groups that differ beyond chance; none where there are no groups."""
         if len(self.groups) < 2:
@@ -135,6 +162,7 @@ class Comparison:
             **self.whole.record(),
             "groups": {name: difference.record() for name, difference in self.groups.items()},
             "types": {name: difference.record() for name, difference in self.types.items()},
+            "scores": [score.record() for score in self.scores],
             "fixed_rows": [_both(*pair) for pair in self.fixed],
             "broken_rows": [_both(*pair) for pair in self.broken],
         }
@@ -142,14 +170,18 @@ class Comparison:
 
 def compare(sides: Sequence[Side]) -> list[Comparison]:
     """Every side against the first. RunError where they were not asked the same questions or not judged alike."""
-    _judged_alike(sides)
-    aligned = _align(sides)
+    judged_alike(sides)
+    aligned = align(sides)
     count = len(sides)
     found = []
     for i, p in enumerate(_chances([[(rows[0], rows[i]) for rows in aligned] for i in range(1, count)]), start=1):
         pairs = [(rows[0], rows[i]) for rows in aligned]
         groups, types = (_parts(pairs, column) for column in ("group", "type"))
-        found.append(Comparison(sides[0], sides[i], pairs, _difference(pairs, p), groups, types))
+        settings = sides[0].report.settings
+        context = MetricContext(settings.get("answer_template"), settings.get("label"))
+        found.append(
+            Comparison(sides[0], sides[i], pairs, _difference(pairs, p), groups, types, scores(pairs, context))
+        )
     return found
 
 
@@ -163,11 +195,6 @@ def record(sides: Sequence[Side], comparisons: Sequence[Comparison]) -> dict[str
 def points(share: float) -> str:
     """A difference of shares in points, with a decimal where it has one."""
     return f"{round(100 * share, 1) + 0.0:g}"
-
-
-def place(row: Row) -> str:
-    """Where a row came from: its file and line, or its id, or its number."""
-    return str(row.get("origin") or row.get("id") or row.get("index"))
 
 
 def _difference(pairs: Sequence[tuple[Row, Row]], p: float) -> Difference:
@@ -190,50 +217,6 @@ def _parts(pairs: Sequence[tuple[Row, Row]], column: str) -> dict[str, Differenc
     names = sorted(members)
     chances = _chances([members[name] for name in names])
     return {name: _difference(members[name], p) for name, p in zip(names, chances, strict=True)}
-
-
-def _judged_alike(sides: Sequence[Side]) -> None:
-    by = [next(iter(side.report.settings.get("metrics") or [None])) for side in sides]
-    if len(set(by)) > 1:
-        text = _("Its answers were judged by {metric}; compared are results of one metric.")
-        raise RunError(
-            [Problem(side.place, text.format(metric=metric)) for side, metric in zip(sides, by, strict=True)]
-        )
-
-
-def _align(sides: Sequence[Side]) -> list[tuple[Row, ...]]:
-    """The rows of all sides that belong together, in the order of the first."""
-    rows = [dict(_keyed(side)) for side in sides]
-    problems = []
-    for i, (side, own) in enumerate(zip(sides, rows, strict=True)):
-        others = rows[1:] if i == 0 else rows[:1]
-        lone = [row for key, row in own.items() if any(key not in other for other in others)]
-        if lone:
-            text = _("{n} of {total} rows have no counterpart on the other side, the first is {place}.")
-            problems.append(Problem(side.place, text.format(n=len(lone), total=len(own), place=place(lone[0]))))
-    if problems:
-        text = _(
-            "Compared are answers to the same questions. Evaluate all on the same rows: tunesmith eval RUN --data FILE"
-        )
-        raise RunError([*problems, Problem("", text)])
-    if not rows[0]:
-        raise RunError(_("There are no rows to compare."), place=sides[0].place)
-    return [tuple(own[key] for own in rows) for key in rows[0]]
-
-
-def _keyed(side: Side) -> Iterator[tuple[tuple[str, int], Row]]:
-    """Each row under what it asks and expects, and how often that came before it."""
-    seen: Counter[str] = Counter()
-    for number, row in enumerate(side.report.rows, start=1):
-        try:
-            asked = [[m["role"], m["content"]] for m in row["prompt"] if m["role"] != "system"]
-            text = json.dumps([asked, row["gold"]])
-            if not (isinstance(row["correct"], bool) and isinstance(row["answer"], str)):
-                raise TypeError
-        except (KeyError, TypeError, ValueError) as error:
-            raise RunError(_("Row {n} of these results is damaged.").format(n=number), place=side.place) from error
-        yield (text, seen[text]), row
-        seen[text] += 1
 
 
 def _both(a: Row, b: Row) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from typing import Any
 from tunesmith.evaluate.metrics import Metric, MetricContext, Scored
 from tunesmith.evaluate.results import share
 
-# These stand in the results, and are no figures to look at.
 _BEHIND = ("n", "correct", "interval", "weight", "sum", "tokens", "sentence")
 
 
@@ -36,8 +35,13 @@ def figures(scores: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, str,
     """(metric, figure, value) of what people look at, from the `scores` of the totals."""
     for name, found in scores.items():
         for figure, value in found.items():
-            if isinstance(value, int | float) and figure not in _BEHIND:
+            if isinstance(value, int | float) and is_figure(figure):
                 yield name, figure, f"{value:.1%}" if figure == "accuracy" else f"{value:.4g}"
+
+
+def is_figure(name: str) -> bool:
+    """Whether people look at it; the others stand in the results, to be computed with."""
+    return name not in _BEHIND
 
 
 def _figures(name: str, metric: Metric, rows: Sequence[dict[str, Any]], context: MetricContext) -> dict[str, Any]:

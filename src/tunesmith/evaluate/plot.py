@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from tunesmith.evaluate.results import Report, percent
 from tunesmith.i18n import _
+from tunesmith.log import escape as visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 INK, GREY, LIGHT = "#1f2933", "#7b8794", "#d9dee4"
 BLUE, PALE_BLUE, ORANGE = "#5a93d6", "#c9dcf2", "#e07a1f"
+LONGEST = 44  # letters of a name, a Chinese character counted as two
 CJK_FONTS = (
     "Noto Sans CJK SC", "Noto Sans SC", "Source Han Sans SC", "PingFang SC", "Hiragino Sans GB", "Microsoft YaHei",
     "WenQuanYi Micro Hei", "WenQuanYi Zen Hei", "SimHei", "Arial Unicode MS",
@@ -33,7 +35,7 @@ CJK_FONTS = (
 def subtype_accuracy(report: Report, path: Path) -> Path:
     """One bar for each group, the best on top, with its 95 % interval and its rows. Returns `path`."""
     groups = sorted(_groups(report).items(), key=lambda item: (item[1]["accuracy"], item[1]["n"]))
-    names = [name for name, _group in groups]
+    names = labels([name for name, _group in groups])
     title = _("{share} of the answers are right ({correct} of {n} rows)").format(
         share=percent(report.accuracy), correct=report.totals["correct"], n=report.totals["n"]
     )
@@ -79,6 +81,23 @@ def loss_curve(metrics: Sequence[dict[str, Any]], path: Path) -> Path:
 
 def _groups(report: Report) -> dict[str, dict[str, Any]]:
     return report.totals["groups"] or {_("all rows"): report.totals}
+
+
+def labels(names: Sequence[str]) -> list[str]:
+    """Names as a picture has room for them: in one line, the end of a long one left out, and what no font has by its
+    number."""
+    known = _characters(any(map(is_wide, names)))
+    told = ["".join(c if ord(c) in known else f"U+{ord(c):X}" for c in visible(name)) for name in names]
+    return [_shortened(name) or _("(none)") for name in told]
+
+
+def _shortened(name: str) -> str:
+    used = 0
+    for i, character in enumerate(name):
+        used += 1 + is_wide(character)
+        if used > LONGEST:
+            return name[:i] + "…"
+    return name
 
 
 def bar(axes: Axes, y: float, group: dict[str, Any], colour: str, height: float) -> None:
@@ -131,17 +150,18 @@ def figure(path: Path, width: float, height: float, texts: Sequence[str]) -> Ite
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    wide = any(map(is_wide, texts))
+    fonts = _fonts(any(map(is_wide, texts)))
     style: dict[Any, Any] = {
-        "font.family": _fonts(wide),
-        "axes.titleweight": "normal" if wide else "bold",  # the Chinese fonts have one weight
+        "font.family": fonts,
+        "axes.titleweight": "normal" if len(fonts) > 1 else "bold",  # the Chinese fonts have one weight
+        "text.parse_math": False,  # $ is a dollar
         "font.size": 9.5, "axes.titlesize": 11.5, "text.color": INK, "axes.labelcolor": GREY,
         "axes.edgecolor": LIGHT, "xtick.color": GREY, "ytick.color": INK, "xtick.major.size": 0,
         "ytick.major.size": 0,
         "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True, "axes.unicode_minus": False,
     }  # fmt: skip
     with matplotlib.rc_context(style):
-        figure = Figure(figsize=(width, height), dpi=160)
+        figure = Figure(figsize=(width, height), dpi=150)
         FigureCanvasAgg(figure)
         yield figure, figure.add_subplot()
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -150,6 +170,15 @@ def figure(path: Path, width: float, height: float, texts: Sequence[str]) -> Ite
 
 def is_wide(text: str) -> bool:
     return any(unicodedata.east_asian_width(character) in "WF" for character in text)
+
+
+@cache
+def _characters(wide: bool) -> frozenset[int]:
+    """The characters that the fonts have."""
+    from matplotlib import font_manager
+
+    paths = [font_manager.findfont(name) for name in _fonts(wide)]
+    return frozenset(number for path in paths for number in font_manager.get_font(path).get_charmap())
 
 
 @cache

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.evaluate.compare import Comparison, Difference
-from tunesmith.evaluate.plot import BLUE, ORANGE, PALE_BLUE, bar, by_group, figure, is_wide
+from tunesmith.evaluate.plot import BLUE, ORANGE, PALE_BLUE, bar, by_group, figure, is_wide, labels
 from tunesmith.evaluate.results import percent
 from tunesmith.i18n import _
 
@@ -24,7 +24,7 @@ Shares = Mapping[str, Sequence[dict[str, Any]]]  # under each name the share of 
 
 def draw(comparisons: Sequence[Comparison], folder: Path) -> list[Path]:
     """The pictures into `folder`, those by group and by type where the rows have such; returns them."""
-    names = [comparisons[0].first.name, *(found.second.name for found in comparisons)]
+    names = labels([comparisons[0].first.name, *(found.second.name for found in comparisons)])
     whole = _shares([found.whole for found in comparisons])
     drawn = [_overall(names, whole, comparisons, folder / OVERALL)]
     under = _("Share of right answers in each group, with its 95 % interval")
@@ -57,13 +57,13 @@ def _overall(names: Sequence[str], whole: Sequence[dict[str, Any]], found: Seque
 def _bars(names: Sequence[str], shares: Shares, title: str, under: str, path: Path) -> Path:
     """For each name a bar of every compared side, the first on top; the largest gain of the last side comes first."""
     order = sorted(shares.items(), key=lambda item: (item[1][-1]["accuracy"] - item[1][0]["accuracy"], item[0]))
-    labels = [name or _("(none)") for name, _each in order]
+    under_bars = labels([name for name, _each in order])
     thick = 0.8 / len(names)
-    with figure(path, 7.5, 2.0 + (0.1 + 0.21 * len(names)) * len(order), [title, *labels, *names]) as (_fig, axes):
+    with figure(path, 7.5, 2.0 + (0.1 + 0.21 * len(names)) * len(order), [title, *under_bars, *names]) as (_fig, axes):
         for y, (_name, each) in enumerate(order):
             for i, share in enumerate(each):
                 bar(axes, y + 0.4 - thick * (i + 0.5), share, COLOURS[i], thick * 0.9)
-        by_group(axes, labels, "")
+        by_group(axes, under_bars, "")
         axes.set_title("\n".join(_folded(title)), loc="left", pad=14 + 15 * len(names))  # the legend stands below it
         axes.set_xlabel(under)
         handles = [axes.barh(0, 0, color=colour) for colour in COLOURS[: len(names)]]

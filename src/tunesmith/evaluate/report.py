@@ -1,35 +1,19 @@
-"""report.html: an evaluation on one page that needs nothing but itself, and runs no script.
+"""report.html: an evaluation on one page that needs nothing but itself.
 
-Knows a report as it is written, and how to show it; every text of a row is escaped.
+Knows a report as it is written, and what of it to show.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from html import escape
 from pathlib import Path
 from typing import Any
 
 from tunesmith.evaluate.measures import figures
+from tunesmith.evaluate.page import bar, cells, chart, chosen_by, finder, lines, row_of, shown, write_page
 from tunesmith.evaluate.results import OTHER, UNREAD, Report, percent
-from tunesmith.i18n import _, language
+from tunesmith.i18n import _
 
 MOST_WRONG = 200
-
-STYLE = """
-body { font: 15px/1.5 system-ui, "Noto Sans SC", sans-serif; color: #1f2933; max-width: 60rem; margin: 2.5rem auto;
-  padding: 0 1rem }
-h1 { font-size: 1.7rem; margin: 0 } h2 { font-size: 1.15rem; margin: 2.2rem 0 .6rem } .quiet { color: #66727f }
-table { border-collapse: collapse } td, th { padding: .25rem .9rem .25rem 0; text-align: left; font-weight: normal }
-th { color: #66727f } .number { text-align: right; font-variant-numeric: tabular-nums }
-.bar { width: 18rem; padding: 0 } .bar div { position: relative; height: 1rem; background: #eef1f4 }
-.bar i { position: absolute; inset: 0 auto 0 0; background: #5a93d6 }
-.bar b { position: absolute; top: 45%; height: 10%; background: #1f2933 }
-.right { background: #dcecdc } .wrong { background: #f8e0d4 } .confusion td { text-align: right; padding: .3rem .9rem }
-details { border-top: 1px solid #d9dee4; padding: .5rem 0 } summary { cursor: pointer }
-pre { white-space: pre-wrap; overflow-wrap: anywhere; margin: .2rem 0 .8rem; padding: .5rem .7rem; background: #f5f7f9;
-  font: 13px/1.5 ui-monospace, "Noto Sans SC", monospace }
-"""
 
 
 def write(report: Report, path: Path) -> Path:
@@ -37,10 +21,10 @@ def write(report: Report, path: Path) -> Path:
     title = _("{share} of {n} answers are right").format(share=percent(report.accuracy), n=report.totals["n"])
     body = "\n".join(
         [
-            f"<h1>{escape(title)}</h1>",
+            f"<h1>{shown(title)}</h1>",
             _summary(report),
-            _shares(_("By group"), report.totals["groups"]),
-            _shares(_("By type"), report.totals.get("types", {})),
+            _shares(_("By group"), report, "groups"),
+            _shares(_("By type"), report, "types"),
             _figures(report),
             _confusion(report),
             _wrong(report),
@@ -49,52 +33,45 @@ def write(report: Report, path: Path) -> Path:
     return write_page(title, body, path)
 
 
-def write_page(title: str, body: str, path: Path) -> Path:
-    """A page of this look; `body` is HTML in which every text is escaped already."""
-    page = (
-        f'<!doctype html>\n<html lang="{language()}">\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width">\n'
-        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n{body}\n</html>\n"
-    )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8")
-    return path
-
-
 def _summary(report: Report) -> str:
     totals = report.totals
     low, high = totals["interval"]
-    lines = [
+    said = [
         _("On {n} rows, chance alone leaves the true share between {low} and {high} (95 % interval).").format(
             n=totals["n"], low=percent(low), high=percent(high)
         )
     ]
     if report.settings.get("best_by") == "test" and report.settings.get("step") is not None:
-        lines.append(_("These test rows also chose the best checkpoint, so the result on them flatters."))
+        said.append(_("These test rows also chose the best checkpoint, so the result on them flatters."))
     if totals["macro_accuracy"] is not None:
         share = percent(totals["macro_accuracy"])
-        lines.append(_("Every group counted the same: {share}.").format(share=share))
+        said.append(_("Every group counted the same: {share}.").format(share=share))
     for count, sentence in (
         (totals["empty"], _("{n} answers are empty.")),
         (totals["unparsed"], _("{n} answers can't be read; they count as wrong.")),
         (totals["unfinished"], _("{n} answers reached generation.max_new_tokens before their end.")),
     ):
         if count:
-            lines.append(sentence.format(n=count))
-    return f'<p class="quiet">{"<br>".join(map(escape, lines))}</p>'
+            said.append(sentence.format(n=count))
+    return lines(said)
 
 
-def _shares(heading: str, shares: dict[str, dict[str, Any]]) -> str:
-    if not shares:
-        return ""
+def _shares(heading: str, report: Report, kind: str) -> str:
+    """The picture as a table: a bar for each name, the best on top, with its interval; the dashed line is all rows."""
     rows = []
-    for name, group in sorted(shares.items(), key=lambda item: (-item[1]["accuracy"], item[0])):
+    for name, group in sorted(report.totals[kind].items(), key=lambda item: (-item[1]["accuracy"], item[0])):
+        low, high = group["interval"]
         rows.append(
-            f'<tr><td>{escape(name)}</td><td class="bar">{bar(group)}</td>'
-            f'<td class="number">{percent(group["accuracy"])}</td>'
-            f'<td class="number quiet">{group["correct"]} / {group["n"]}</td></tr>'
+            f"<tr {chosen_by(kind.removesuffix('s'), name)}><td>{shown(name or _('(none)'))}</td>"
+            f'<td class="bar" data-by="{group["accuracy"]}">{bar(group, name, report.accuracy)}</td>'
+            f'<td class="number" data-by="{group["accuracy"]}">{percent(group["accuracy"])}</td>'
+            f'<td class="number quiet" data-by="{group["n"]}">{group["correct"]} / {group["n"]}</td>'
+            f'<td class="number quiet" data-by="{low}">{percent(low)} – {percent(high)}</td></tr>'
         )
-    return f"<h2>{escape(heading)}</h2>\n<table>\n" + "\n".join(rows) + "\n</table>"
+    if not rows:
+        return ""
+    heads = [_("Name"), "", _("Accuracy"), _("Rows"), _("95 % interval")]
+    return f"<h2>{shown(heading)}</h2>\n{chart(heads, rows)}"
 
 
 def _figures(report: Report) -> str:
@@ -102,10 +79,10 @@ def _figures(report: Report) -> str:
     found = [*figures(report.totals["scores"])]
     if len(found) < 2:
         return ""
-    rows = [f'<tr>{cells("td", line[:2])}<td class="number">{escape(line[2])}</td></tr>' for line in found]
+    rows = [f'<tr>{cells("td", line[:2])}<td class="number">{shown(line[2])}</td></tr>' for line in found]
     signatures = [score["signature"] for score in report.totals["scores"].values() if "signature" in score]
-    note = f'<p class="quiet">{"<br>".join(map(escape, signatures))}</p>' if signatures else ""
-    return f"<h2>{escape(_('By metric'))}</h2>\n<table>\n" + "\n".join(rows) + f"\n</table>{note}"
+    note = lines(signatures) if signatures else ""
+    return f"<h2>{shown(_('By metric'))}</h2>\n<table>\n" + "\n".join(rows) + f"\n</table>{note}"
 
 
 def _confusion(report: Report) -> str:
@@ -123,22 +100,34 @@ def _confusion(report: Report) -> str:
             else "<td></td>"
             for name in given
         ]
-        rows.append(f"<tr><th>{escape(expected)}</th>{''.join(counted)}</tr>")
+        rows.append(f"<tr><th>{shown(expected)}</th>{''.join(counted)}</tr>")
     note = _("Rows: what was expected. Columns: what was answered.")
     return (
-        f'<h2>{escape(_("What was taken for what"))}</h2>\n<p class="quiet">{escape(note)}</p>\n'
-        f'<table class="confusion">\n<tr>{head}</tr>\n' + "\n".join(rows) + "\n</table>"
+        f"<h2>{shown(_('What was taken for what'))}</h2>\n{lines([note])}\n"
+        f'<div class="scroll"><table class="confusion">\n<tr>{head}</tr>\n' + "\n".join(rows) + "\n</table></div>"
+        f"{_classes(report)}"
     )
+
+
+def _classes(report: Report) -> str:
+    heads = [_("Label"), _("Found of its rows"), _("Right of its answers"), "F1", _("Rows")]
+    rows = []
+    for name, found in report.totals["classes"].items():
+        shares = [found[key] for key in ("recall", "precision", "f1")]
+        numbers = "".join(f'<td class="number" data-by="{share}">{percent(share)}</td>' for share in shares)
+        rows.append(f'<tr><td>{shown(name)}</td>{numbers}<td class="number quiet">{found["n"]}</td></tr>')
+    said = _("Every label counted the same, F1 is {share}.").format(share=percent(report.totals["macro_f1"]))
+    return chart(heads, rows) + lines([said])
 
 
 def _wrong(report: Report) -> str:
     wrong = [row for row in report.rows if not row["correct"]]
     if not wrong:
-        return f"<p>{escape(_('No row is wrong.'))}</p>"
+        return f"<p>{shown(_('No row is wrong.'))}</p>"
     heading = _("{n} rows are wrong").format(n=len(wrong))
     if len(wrong) > MOST_WRONG:
         heading = _("The first {shown} of {n} wrong rows").format(shown=MOST_WRONG, n=len(wrong))
-    return f"<h2>{escape(heading)}</h2>\n" + "\n".join(map(_row, wrong[:MOST_WRONG]))
+    return f"<h2>{shown(heading)}</h2>\n{finder()}\n" + "\n".join(map(_row, wrong[:MOST_WRONG]))
 
 
 def _row(row: dict[str, Any]) -> str:
@@ -150,18 +139,5 @@ def _row(row: dict[str, Any]) -> str:
         (_("Reasoning before the answer"), row["reasoning"]),
         (_("Prompt"), prompt),
     )
-    texts = "".join(
-        f'<span class="quiet">{escape(name)}</span><pre>{escape(text)}</pre>' for name, text in parts if text
-    )
-    return f"<details open><summary>{escape(place or str(row['index']))}</summary>{texts}</details>"
-
-
-def bar(share: dict[str, Any]) -> str:
-    """A share of right answers, and over it its interval."""
-    low, high = share["interval"]
-    drawn = f'<i style="width:{share["accuracy"]:.1%}"></i><b style="left:{low:.1%};width:{high - low:.1%}"></b>'
-    return f"<div>{drawn}</div>"
-
-
-def cells(tag: str, texts: Iterable[str]) -> str:
-    return "".join(f"<{tag}>{escape(text)}</{tag}>" for text in texts)
+    texts = "".join(f'<span class="quiet">{shown(name)}</span><pre>{shown(text)}</pre>' for name, text in parts if text)
+    return row_of(row, place, texts, is_open=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from tunesmith.evaluate.statistics import wilson
 from tunesmith.i18n import _
 
 RESULTS = "evaluation_results.json"
-VERSION = 1
+VERSION = 2
 OTHER, UNREAD = "(other)", "(unread)"
 
 
@@ -40,7 +40,8 @@ class Report:
         path.parent.mkdir(parents=True, exist_ok=True)
         content = {"version": VERSION, "totals": self.totals, "settings": self.settings, "rows": self.rows}
         unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-        unfinished.write_text(json.dumps(content, ensure_ascii=False, indent=1, default=str) + "\n", encoding="utf-8")
+        text = json.dumps(content, ensure_ascii=False, indent=1, default=str) + "\n"
+        unfinished.write_text(text, encoding="utf-8", errors="backslashreplace")  # as JSON writes a lone surrogate
         unfinished.replace(path)
 
     @classmethod
@@ -59,14 +60,19 @@ class Report:
 
 
 def totals(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Over all rows and by group; `macro_accuracy` counts every group the same, whatever its size."""
+    """Over all rows and by group; `macro_accuracy` counts every group the same, whatever its size, and `macro_f1` every
+    label."""
     groups = shares(rows, "group")
+    confusion = _confusion(rows)
+    classes = _classes(confusion or {})
     return {
         **share(sum(row["correct"] for row in rows), len(rows)),
         "macro_accuracy": sum(group["accuracy"] for group in groups.values()) / len(groups) if groups else None,
         "groups": groups,
         "types": shares(rows, "type"),
-        "confusion": _confusion(rows),
+        "confusion": confusion,
+        "classes": classes,
+        "macro_f1": sum(each["f1"] for each in classes.values()) / len(classes) if classes else None,
         "empty": sum(not row["answer"].strip() for row in rows),
         "unparsed": sum(any(s.get("label", "") is None for s in row["scores"].values()) for row in rows),
         "unfinished": sum(not row["finished"] for row in rows),
@@ -111,3 +117,15 @@ def _confusion(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, int]] | No
         given = UNREAD if label is None else spelling.get(fold(label), OTHER)
         table[spelling[fold(expected)]][given] += 1
     return {name: dict(counts) for name, counts in table.items()}
+
+
+def _classes(confusion: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, float]]:
+    """For each expected label: its rows, the share of them that was found (recall), the share of answers with it that
+    were right (precision), and the harmonic mean of both (F1). What was never answered has a precision of 0."""
+    found = {}
+    for name, counts in confusion.items():
+        right, n = counts.get(name, 0), sum(counts.values())
+        answered = sum(other.get(name, 0) for other in confusion.values())
+        precision = right / answered if answered else 0.0
+        found[name] = {"n": n, "precision": precision, "recall": right / n, "f1": 2 * right / (answered + n)}
+    return found

@@ -1,16 +1,20 @@
 """Evaluation: every row's prompt is answered, every answer compared with the expected one, and the whole written down.
 
 Generation and judgement are apart: answers are kept as they come, so an evaluation that was killed goes on where it
-stopped, and other metrics judge the same answers anew. Knows nothing of models: answers come from the function given.
+stopped, and other metrics judge the same answers anew. Results are written last: where they are, everything is. Knows
+nothing of models: answers come from the function given.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.conversation import Conversation, Message
@@ -26,7 +30,7 @@ if TYPE_CHECKING:
 
 PARTIAL = "records.jsonl"
 
-Respond = Callable[[Sequence[Conversation]], "Iterable[Generated]"]
+Respond = Callable[[Sequence[Conversation], int], "Iterable[Generated]"]
 Measure = Callable[[Metric, Sequence[Conversation]], list[dict[str, Any]]]
 
 
@@ -43,34 +47,66 @@ def evaluate(
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
     measure: Measure | None = None,
+    show: Callable[[Report], object] | None = None,
 ) -> Report:
     """Answer, judge and write `out/evaluation_results.json`. A conversation's last message is the expected answer.
 
-    `respond` is given the conversations without that message and yields an answer for each, in their order. The first
-    metric that tells right from wrong decides what is correct; where none of those named does, the one that the data
-    suggests comes first. `measure` is asked for the scores of metrics that need the model. `settings` are kept with
-    the results, and answers of an interrupted evaluation serve only the same settings and rows. `progress(done, rows)`
-    is called after each answer.
+    `respond` is given the conversations without that message, and a number: it yields the answers from that one on, in
+    their order, each as it would be if all were asked. The first metric that tells right from wrong decides what is
+    correct; where none of those named does, the one that the data suggests comes first. `measure` is asked for the
+    scores of metrics that need the model. `settings` are kept with the results, and answers of an interrupted
+    evaluation serve only the same settings and rows. `progress(done, rows)` is called after each answer, `show` with
+    the report before the results are written.
     Everything that can be wrong with the rows is found before the first answer: ConfigError, DataError, RunError.
     """
     result = out / RESULTS
     if result.exists() and not overwrite:
         raise RunError(_("Results are already there. Replace them with --overwrite."), place=str(result))
     context = MetricContext(answer_template, label)
-    judges = _judges(conversations, metrics, context, group_by)
+    judges = judges_of(conversations, metrics, context, group_by)
 
     prompts = [replace(conversation, messages=conversation.messages[:-1]) for conversation in conversations]
     answers = _answers(prompts, respond, out / PARTIAL, settings or {}, progress)
     measured = {name: _measured(judge, measure, conversations) for name, judge in judges.items() if judge.measure}
-    rows = [
-        _row(conversation, answer, judges, {name: found[i] for name, found in measured.items()}, context, group_by)
-        for i, (conversation, answer) in enumerate(zip(conversations, answers, strict=True))
-    ]
-    found = totals(rows) | {"scores": measures(rows, judges, context)}
-    report = Report(rows, found, {"metrics": list(judges), "group_by": group_by, **(settings or {})})
+    rows, found = scored(conversations, answers, judges, context, group_by, measured)
+    asked = {"rows_sha256": _hash([_told(conversation) for conversation in conversations]), "group_by": group_by}
+    judged = {"metrics": list(judges), "answer_template": answer_template, "label": label}
+    report = Report(rows, found, judged | asked | (settings or {}))
+    if show:
+        show(report)
     report.write(result)
     (out / PARTIAL).unlink()
     return report
+
+
+def scored(
+    conversations: Sequence[Conversation],
+    answers: Sequence[dict[str, Any]],
+    judges: dict[str, Metric],
+    context: MetricContext,
+    group_by: str | None = None,
+    measured: Mapping[str, Sequence[dict[str, Any]]] = MappingProxyType({}),
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """A record for each row and the totals over them. `answers` are as `answered` keeps them, `measured` the scores of
+    metrics that need the model."""
+    names = _ids(conversations)
+    rows = [
+        {"id": names[i]}
+        | _row(conversation, answer, judges, {name: found[i] for name, found in measured.items()}, context, group_by)
+        for i, (conversation, answer) in enumerate(zip(conversations, answers, strict=True))
+    ]
+    return rows, totals(rows) | {"scores": measures(rows, judges, context)}
+
+
+def answered(generated: Generated) -> dict[str, Any]:
+    """An answer as it stands in a row's record."""
+    return {
+        "answer": text(generated.message),
+        "reasoning": generated.message.reasoning,
+        "tokens": generated.tokens,
+        "seconds": round(generated.seconds, 3),
+        "finished": generated.finished,
+    }
 
 
 def text(message: Message) -> str:
@@ -79,7 +115,7 @@ def text(message: Message) -> str:
     return "\n".join([message.content, *calls] if message.content else calls)
 
 
-def _judges(
+def judges_of(
     conversations: Sequence[Conversation], named: Sequence[str] | None, context: MetricContext, group_by: str | None
 ) -> dict[str, Metric]:
     """The metrics by name, the one that decides first; all proved to be able to judge these rows."""
@@ -159,24 +195,16 @@ def _answers(
     progress: Callable[[int, int], None] | None,
 ) -> list[dict[str, Any]]:
     """All answers; those that an interrupted evaluation of the same rows and settings left in `partial` are reused."""
-    identity = json.dumps([settings, [[asdict(m) for m in p.messages] for p in prompts]], sort_keys=True, default=str)
-    key = hashlib.sha256(identity.encode()).hexdigest()
+    key = _hash([settings, [[asdict(m) for m in p.messages] for p in prompts]])
     done = _kept(partial, key)
     partial.parent.mkdir(parents=True, exist_ok=True)
-    with partial.open("w", encoding="utf-8") as file:
-        for line in [{"key": key}, *done]:
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
-        for generated in respond(prompts[len(done) :]) if len(done) < len(prompts) else ():
-            done.append(
-                {
-                    "answer": text(generated.message),
-                    "reasoning": generated.message.reasoning,
-                    "tokens": generated.tokens,
-                    "seconds": round(generated.seconds, 3),
-                    "finished": generated.finished,
-                }
-            )
-            file.write(json.dumps(done[-1], ensure_ascii=False) + "\n")
+    whole = partial.with_name(f".{partial.name}.{os.getpid()}")  # the last line of the old one may be cut short
+    whole.write_text("".join(_line(record) for record in [{"key": key}, *done]), encoding="utf-8")
+    whole.replace(partial)
+    with partial.open("a", encoding="utf-8") as file:
+        for generated in respond(prompts, len(done)) if len(done) < len(prompts) else ():
+            done.append(answered(generated))
+            file.write(_line(done[-1]))
             file.flush()
             if progress:
                 progress(len(done), len(prompts))
@@ -187,12 +215,40 @@ def _kept(partial: Path, key: str) -> list[dict[str, Any]]:
     if not partial.exists():
         return []
     kept = []
-    for line in partial.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in partial.read_text(encoding="utf-8", errors="replace").split("\n"):
         try:
             kept.append(json.loads(line))
         except ValueError:
             break  # the line in which it was killed
     return kept[1:] if kept[:1] == [{"key": key}] else []
+
+
+def _line(record: dict[str, Any]) -> str:
+    return json.dumps(record) + "\n"
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _told(conversation: Conversation) -> list[list[str]]:
+    """What a row asks and expects; under which system prompt is the model's business."""
+    return [[message.role, text(message)] for message in conversation.messages if message.role != "system"]
+
+
+def _ids(conversations: Sequence[Conversation]) -> list[str]:
+    """The rows' own column `id` where it tells them apart, else names made of what they ask and expect: the same row
+    has the same name wherever it comes from."""
+    own = [conversation.meta.get("id") for conversation in conversations]
+    if None not in own and len({*map(str, own)}) == len(own):
+        return [str(name) for name in own]
+    seen: Counter[str] = Counter()
+    found = []
+    for conversation in conversations:
+        name = _hash(_told(conversation))[:12]
+        seen[name] += 1
+        found.append(name if seen[name] == 1 else f"{name}-{seen[name]}")
+    return found
 
 
 def _row(
@@ -208,16 +264,22 @@ def _row(
     scores |= measured
     return {
         "index": conversation.index,
-        "id": conversation.meta.get("id"),
         "origin": str(conversation.origin) if conversation.origin else None,
         "group": _group(conversation, group_by, context.answer_template) if group_by else None,
         "type": _type(conversation, next(iter(scores.values()))),
         "prompt": [{"role": message.role, "content": text(message)} for message in prompt],
         "gold": text(last),
         **answer,
+        "parsed": _parsed(context.answer_template, text(last), answer["answer"]),
+        "meta": conversation.meta,
         "correct": next(iter(scores.values()))["correct"],
         "scores": scores,
     }
+
+
+def _parsed(template: str | None, gold: str, answer: str) -> dict[str, dict[str, str] | None] | None:
+    """The fields of both texts, None for one that can't be read; None where no template writes the answers."""
+    return {"gold": parse_answer(template, gold), "answer": parse_answer(template, answer)} if template else None
 
 
 def _type(conversation: Conversation, score: dict[str, Any]) -> str | None:

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ import torch
 from peft import PeftModel
 from transformers import GenerationConfig, PreTrainedModel
 
+from tunesmith.durable import clear, locked, new_folder
 from tunesmith.errors import ConfigError, ModelError, RunError
 from tunesmith.export.proof import Certificate, Difference, bound, cut, difference, logits, made_up, precision
 from tunesmith.i18n import _
@@ -53,7 +52,23 @@ def merge(
     packed to in training. Raises RunError where the goal or the target does not suit, ModelError where the proof
     fails: then nothing is left behind.
     """
-    out = _goal(target, out, overwrite)
+    out = _goal(target, out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with locked(out.with_name(f".{out.name}.lock")):
+        clear(out)
+        _refuse_replacing(out, overwrite)
+        return _merge(target, out, dtype, rows, stop_ids, trained_on, trust_remote_code)
+
+
+def _merge(
+    target: Target,
+    out: Path,
+    dtype: str | None,
+    rows: Sequence[Sequence[int]],
+    stop_ids: Iterable[int],
+    trained_on: Quantization | None,
+    trust_remote_code: bool,
+) -> Certificate:
     base = locate(target.base)
     kind = getattr(torch, dtype or _stored_dtype(base))
     _check_room(base, out, kind)
@@ -78,7 +93,7 @@ def merge(
                 " head that shares its weights with the embedding cannot be merged."
             )
         )
-    with _beside(out) as folder:
+    with new_folder(out) as folder:
         _save(merged.to(kind), folder, base, target, stop_ids)
         saved: Any = load_model(str(folder), dtype=_name(kind), **how)
         _compare_weights(merged, saved)
@@ -102,17 +117,19 @@ def merge(
     return certificate
 
 
-def _goal(target: Target, out: Path | None, overwrite: bool) -> Path:
+def _goal(target: Target, out: Path | None) -> Path:
     if target.adapter is None:
         raise RunError(_("has no adapter to merge: it is a whole model already."), target.base)
     if out is None and target.run is None:
         raise RunError(_("belongs to no run. Say where the model goes with -o."), str(target.adapter))
-    goal = out or Path(str(target.run)) / "merged"
+    return out or Path(str(target.run)) / "merged"
+
+
+def _refuse_replacing(goal: Path, overwrite: bool) -> None:
     if goal.exists() and not overwrite:
         raise RunError(_("exists already. Give another folder with -o, or --overwrite."), str(goal))
     if goal.exists() and not (goal / CERTIFICATE).is_file():
         raise RunError(_("was not written by merge, so it is not overwritten. Give another folder with -o."), str(goal))
-    return goal
 
 
 def _stored_dtype(base: Path) -> str:
@@ -127,7 +144,6 @@ def _stored_dtype(base: Path) -> str:
 
 
 def _check_room(base: Path, out: Path, kind: torch.dtype) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
     need = sum(tensor.numel for tensor in tensors(base).values()) * kind.itemsize
     free = shutil.disk_usage(out.parent).free
     if free < need * 1.05:
@@ -163,18 +179,6 @@ def _merged(model: PeftModel) -> PreTrainedModel:
     except ValueError as error:
         raise ModelError(_("The adapter holds numbers that are not finite; take another checkpoint.")) from error
     return merged
-
-
-@contextmanager
-def _beside(out: Path) -> Iterator[Path]:
-    """A temporary folder that takes the name `out` if all went well, and vanishes otherwise."""
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as temporary:
-        made, old = Path(temporary) / "new", Path(temporary) / "old"
-        made.mkdir()
-        yield made
-        if out.exists():
-            out.rename(old)
-        made.rename(out)
 
 
 def _save(model: PreTrainedModel, folder: Path, base: Path, target: Target, stop_ids: Iterable[int]) -> None:

@@ -39,7 +39,7 @@ class Written:
     seconds: float
 
 
-@dataclass
+@dataclass(eq=False)
 class _Row:
     """One answer under way."""
 

@@ -54,30 +54,42 @@ def generate(
     conversations: Sequence[Conversation],
     section: GenerationSection,
     *,
+    first: int = 0,
     progress: Callable[[int], object] | None = None,
 ) -> Iterator[Generated]:
-    """An answer to each conversation, in their order. `progress` hears after each answer how many are there.
+    """An answer to each conversation from the `first` on, in their order; each is the one that it would be if all
+    were asked. `progress` hears after each answer how many are there.
 
     In float32 a row's tokens do not depend on the rows beside it, and its draws never do.
     """
     waiting: dict[int, Generated] = {}
-    following = 0
-    for done, (index, answer) in enumerate(as_done(model, encoder, conversations, section), start=1):
+    following = begin = _window_of(first, section)
+    for done, (index, answer) in enumerate(as_done(model, encoder, conversations, section, first=first), start=1):
         waiting[index] = answer
         if progress is not None:
-            progress(done)
+            progress(begin + done)
         while following in waiting:
-            yield waiting.pop(following)
+            answer = waiting.pop(following)
+            if following >= first:
+                yield answer
             following += 1
 
 
 def as_done(
-    model: Model, encoder: Encoder, conversations: Sequence[Conversation], section: GenerationSection
+    model: Model,
+    encoder: Encoder,
+    conversations: Sequence[Conversation],
+    section: GenerationSection,
+    *,
+    first: int = 0,
 ) -> Iterator[tuple[int, Generated]]:
-    """(index, answer) of each conversation as soon as it is done; rows of like length are in work together."""
+    """(index, answer) of each conversation as soon as it is done; rows of like length are in work together.
+
+    Begins with the rows that are in work together with the `first`: only so are they what they are among all.
+    """
     window = section.batch_size * _WINDOW
     with _answering(model, encoder, section) as answers:
-        for start in range(0, len(conversations), window):
+        for start in range(_window_of(first, section), len(conversations), window):
             contexts = [encoder.context(conversation) for conversation in conversations[start : start + window]]
             seeds = [section.seed + start + i for i in range(len(contexts))]
             for written in answers(contexts, seeds):
@@ -104,13 +116,18 @@ def stream(
     return _generated(encoder, ids, time.monotonic() - began)
 
 
+def _window_of(row: int, section: GenerationSection) -> int:
+    """The first of the rows that are in work together with this one."""
+    return row - row % (section.batch_size * _WINDOW)
+
+
 @contextmanager
 def _answering(
     model: Model, encoder: Encoder, section: GenerationSection
 ) -> Iterator[Callable[[Sequence[list[int]], Sequence[int]], Iterator[Written]]]:
-    """What makes new tokens of contexts and seeds, in the fast way where the model can."""
+    """What makes new tokens of contexts and seeds, in the fast way where that is wanted and the model can."""
     with _plain(model) as base:
-        if can_decode(base):
+        if section.kernels == "fast" and can_decode(base):
             with slot_attending(base), packed(base):
                 yield Decoder(base, section, encoder.stop_ids).answers
         else:

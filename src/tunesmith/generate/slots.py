@@ -48,15 +48,16 @@ class Slots:
         self._width = 0
 
     def hold(self, prefix: list[int]) -> None:
-        """What the next rows begin with; computed but for what the last ones began with as well. No slot is taken."""
-        kept = common_length([self.prefix, prefix])
-        self.prefix = prefix
-        if kept == len(prefix):
+        """What the next rows begin with; computed whole: it never depends on the rows before. No slot is taken."""
+        if prefix == self.prefix:
             return
-        self.lengths = [kept]
-        self.forward([prefix[kept:]], writing=0)
+        self.prefix = prefix
+        if not prefix:
+            return
+        self.lengths = [0]
+        self.forward([prefix], writing=0)
         for store in (*self._keys.values(), *self._values.values()):
-            store[1:, :, kept : len(prefix)] = store[:1, :, kept : len(prefix)]
+            store[1:, :, : len(prefix)] = store[:1, :, : len(prefix)]
         self.lengths = []
 
     def take(self) -> None:
@@ -134,25 +135,31 @@ class Step:
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
         """query [heads, tokens, d], key and value [kv_heads, tokens, d] -> [tokens, heads, d]."""
-        heads, tokens, _d = query.shape
         keys, values = self.slots.store(layer, key, value, self)
-        window, kv, m = self.slots.window(layer), key.shape[0], self.writing
-        out = query.new_zeros(tokens, heads, value.shape[-1])
+        window, m = self.slots.window(layer), self.writing
+        found = []
         if m:  # heads that share keys are queries of one product
-            q = query[:, :m].reshape(kv, heads // kv, m, -1).permute(2, 0, 1, 3)
+            q = query[:, :m].unflatten(0, (key.shape[0], -1)).permute(2, 0, 1, 3)
             k, v = keys[:m, :, : self.seen], values[:m, :, : self.seen]
             mask = self._mask(self.depth[:m, None, None, None], self.seen, window, query, "writing")
-            found = scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
-            out[:m] = found.reshape(m, heads, -1)
-        for part in self.entering:
-            n, seen = part.stop - part.start, _blocks(part.depth + part.stop - part.start)
-            q = query[:, part.start : part.stop].unflatten(0, (kv, -1))
-            k, v = (s[part.slot, :, None, :seen].expand(-1, heads // kv, -1, -1) for s in (keys, values))
-            q, depth = _filled(q, -2), _filled(self.depth[part.start : part.stop], -1)
-            mask = self._mask(depth[:, None], seen, window, query, part)
-            found = scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
-            out[part.start : part.stop] = found.flatten(0, 1)[:, :n].transpose(0, 1)
-        return out
+            found.append(scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale).flatten(1, 2))
+        found += [self._enter(part, query, keys, values, window, scale) for part in self.entering]
+        idle = query.shape[1] - len(self.slot)
+        if idle:
+            found.append(query.new_zeros(idle, query.shape[0], value.shape[-1]))
+        return found[0] if len(found) == 1 else torch.cat(found)
+
+    def _enter(
+        self, part: Part, query: Tensor, keys: Tensor, values: Tensor, window: int | None, scale: float | None
+    ) -> Tensor:
+        """The many tokens of a slot that comes in -> [its tokens, heads, d]."""
+        n, seen, kv = part.stop - part.start, _blocks(part.depth + part.stop - part.start), keys.shape[1]
+        k, v = (s[part.slot, :, None, :seen].expand(-1, len(query) // kv, -1, -1) for s in (keys, values))
+        q = _filled(query[:, part.start : part.stop].unflatten(0, (kv, -1)), -2)
+        depth = _filled(self.depth[part.start : part.stop], -1)
+        mask = self._mask(depth[:, None], seen, window, query, part)
+        found = scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
+        return found.flatten(0, 1)[:, :n].transpose(0, 1)
 
     def _mask(self, depth: Tensor, seen: int, window: int | None, like: Tensor, name: object) -> Tensor | None:
         """What queries at `depth` see of the first `seen` keys, to be added to scores; None where that is all."""

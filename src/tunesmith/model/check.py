@@ -13,9 +13,10 @@ from typing import Any
 
 import psutil
 
-from tunesmith.errors import ModelError
+from tunesmith.errors import ModelError, Problem
 from tunesmith.i18n import _
 from tunesmith.model.expected import mismatches
+from tunesmith.model.quiet import first_line
 from tunesmith.model.weights import (
     Tensor,
     fingerprint,
@@ -23,6 +24,7 @@ from tunesmith.model.weights import (
     read_config,
     read_header,
     read_origin,
+    refuse_absurd,
     tensors,
     text_config,
 )
@@ -95,10 +97,21 @@ def _check_folder(folder: Path, report: Report) -> None:
     report.size = sum(tensor.end - tensor.start for tensor in found.values())
     report.dtypes = tuple(sorted({tensor.dtype for tensor in found.values()}))
     if found and config:
-        report.problems += _some(list(mismatches(found, text_config(config))))
+        try:
+            refuse_unfit(found, config, folder)
+        except ModelError as error:
+            report.problems += [str(problem) for problem in error.problems]
         _check_memory(report)
     _check_tokenizer(folder, _vocabulary(found, config), report)
     _check_endings(folder, config, report)
+
+
+def refuse_unfit(found: dict[str, Tensor], config: dict[str, Any], folder: Path) -> None:
+    """Raises ModelError where config.json and the weights beside it are no pair."""
+    refuse_absurd(found, text_config(config), folder)
+    wrong = _some(list(mismatches(found, text_config(config))))
+    if wrong:
+        raise ModelError([Problem(str(folder), sentence) for sentence in wrong])
 
 
 def _some(sentences: list[str]) -> list[str]:
@@ -150,7 +163,8 @@ def _check_adapter(folder: Path, report: Report) -> None:
 
 
 def _check_architecture(config: dict[str, Any], report: Report) -> None:
-    names = config.get("architectures") or []
+    named = config.get("architectures")
+    names = [str(name) for name in named] if isinstance(named, list) else []
     known = _known_architectures()
     report.architecture = ", ".join(names)
     report.family = str(config.get("model_type") or "")
@@ -187,7 +201,9 @@ def _check_tokenizer(folder: Path, vocabulary: int, report: Report) -> None:
         return
     try:
         tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises nothing narrower
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # the library raises nothing narrower than Exception, and its panics are none
         report.problems.append(_("tokenizer.json is damaged: {reason}.").format(reason=error))
         return
     largest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
@@ -216,7 +232,7 @@ def _optional_json(path: Path, report: Report) -> dict[str, Any]:
         return {}
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         report.problems.append(_("{name} is damaged: {reason}.").format(name=path.name, reason=error))
         return {}
     return value if isinstance(value, dict) else {}
@@ -234,8 +250,10 @@ def _check_gguf(file: Path, report: Report) -> None:
         report.size = sum(int(tensor.n_bytes) for tensor in reader.tensors)
         report.dtypes = tuple(sorted({tensor.tensor_type.name for tensor in reader.tensors}))
         architecture = reader.get_field("general.architecture")
-    except (ValueError, IndexError, KeyError) as error:
-        raise ModelError(_("is cut short or damaged ({reason}).").format(reason=error), str(file)) from None
+    except Exception as error:  # whatever the bytes of a stranger make of the library
+        raise ModelError(_("is cut short or damaged ({reason}).").format(reason=first_line(error)), str(file)) from None
+    if not report.parameters:
+        raise ModelError(_("holds no weights."), str(file))
     report.architecture = report.family = str(architecture.contents()) if architecture else ""
 
 

@@ -14,12 +14,18 @@ from tunesmith.model.weights import Tensor
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text")
 
+SIZES = ("num_hidden_layers", "hidden_size", "intermediate_size", "vocab_size", "num_attention_heads")
+
 _LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.(.+)")
 
 
 def mismatches(found: Mapping[str, Tensor], config: dict[str, Any]) -> Iterator[str]:
     """One sentence for each kind of weight that is missing, left over, or of another shape than config.json says."""
     if config.get("model_type") not in FAMILIES or "quantization_config" in config:
+        return
+    absent = [name for name in SIZES if not isinstance(config.get(name), int)]
+    if absent:
+        yield _("config.json does not say {names}.").format(names=", ".join(absent))
         return
     layers, wanted = int(config["num_hidden_layers"]), _shapes(config)
     for name, tensor in found.items():

@@ -8,6 +8,7 @@ files say.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -34,6 +35,8 @@ TOKENIZER_FILES = (
 )
 _SETTINGS = ("config.json", "generation_config.json")
 _WEIGHTS = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "*.py")
+
+_PASSWORD = re.compile(r"(?<=://)[^/\s@]+@")  # of a mirror's address
 
 Fetch = Callable[..., str]  # (allow_patterns=, local_files_only=) -> the folder
 
@@ -100,4 +103,5 @@ def _nowhere(name: str, error: Exception) -> ModelError:
         " that was copied here, a mirror of Hugging Face in the environment variable HF_ENDPOINT, or ModelScope with"
         " modelscope:OWNER/NAME."
     )
-    return ModelError(problem.format(hub=hub, reason=first_line(error)), name)
+    said = problem.format(hub=hub, reason=first_line(error))
+    return ModelError(_PASSWORD.sub("", said), name)

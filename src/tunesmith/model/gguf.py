@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from tunesmith.errors import ModelError
 from tunesmith.i18n import _
+from tunesmith.log import tell
 from tunesmith.model.quiet import first_line, quiet, silent
 
 
@@ -29,6 +30,7 @@ def gguf_folder(path: Path) -> Path:
     if target.is_dir():
         return target
     root.mkdir(parents=True, exist_ok=True)
+    tell(_("Converting {name}; this is done only once.").format(name=path.name))
     with tempfile.TemporaryDirectory(dir=root, prefix=f".{path.stem}-") as temporary:
         made = Path(temporary) / "model"
         convert(path, made)

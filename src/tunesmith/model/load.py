@@ -21,7 +21,16 @@ from tunesmith.model.folder import locate
 from tunesmith.model.kernels import bound_caches
 from tunesmith.model.quantize import Quantization
 from tunesmith.model.quiet import first_line, quiet
-from tunesmith.model.weights import fingerprint, read_config, read_header, read_origin, weight_files
+from tunesmith.model.weights import (
+    fingerprint,
+    read_config,
+    read_header,
+    read_origin,
+    refuse_absurd,
+    tensors,
+    text_config,
+    weight_files,
+)
 from tunesmith.rundir import Target
 
 if TYPE_CHECKING:
@@ -68,10 +77,12 @@ def load_model(
     place = _device(device)
     kind = _dtype(dtype, place)
     folder = locate(name)
-    packed = "quantization_config" in read_config(folder)
+    settings = read_config(folder)
+    packed = "quantization_config" in settings
     missing = [file.name for file in weight_files(folder) if not file.is_file()]
     if missing:
         raise ModelError(_("lacks {files}. Download it again.").format(files=", ".join(missing)), name)
+    refuse_absurd(tensors(folder), text_config(settings), folder)
     how: dict[str, Any] = {"device_map": device_map} if device_map else {}
     if quantization is not None:
         if packed:
@@ -102,14 +113,16 @@ def load_model(
     return (model if how else model.to(place)).eval()
 
 
-def load_target(target: Target, *, trainable: bool = False, **how: Any) -> tuple[PreTrainedModel | PeftModel, Loaded]:
+def load_target(
+    target: Target, *, trainable: bool = False, any_base: bool = False, **how: Any
+) -> tuple[PreTrainedModel | PeftModel, Loaded]:
     """Base and adapter as `target` says, loaded as `how` (see load_model) says.
 
-    Raises ModelError where the adapter is another base's or does not fit.
+    Raises ModelError where the adapter is another base's, unless `any_base`, or does not fit.
     """
     folder = locate(target.base)
     mark = fingerprint(folder)
-    if target.adapter is not None:
+    if target.adapter is not None and not any_base:
         _check_origin(target.adapter, target.base, mark)
     model: Any = load_model(str(folder), **how)
     kind, place = str(model.dtype).removeprefix("torch."), str(model.device)
@@ -138,6 +151,10 @@ def _with_adapter(model: PreTrainedModel, adapter: Path, trainable: bool) -> Pef
         odd = sorted(set(shapes.items()) ^ set(wanted.items()))
         problem = _("does not fit the base model: {n} of its weights have no place or are missing, such as {first}.")
         raise ModelError(problem.format(n=len({name for name, _shape in odd}), first=odd[0][0]), str(adapter))
+    broken = [name for name, value in expected.items() if not torch.isfinite(value).all()]
+    if broken:
+        problem = _("holds numbers that are not finite, such as in {first}. Take another checkpoint.")
+        raise ModelError(problem.format(first=broken[0]), str(adapter))
     return adapted.train(trainable)
 
 

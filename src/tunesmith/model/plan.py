@@ -17,14 +17,17 @@ from tunesmith.model.shapes import EMBEDDINGS, all_parameters
 from tunesmith.model.weights import read_config, tensors, text_config
 
 PROGRAM = 480e6  # bytes of Python with torch, transformers and peft, before a model
-START = 14.0  # seconds to import them, load a small model and try out what it can
-CHUNK = 32 * 2**20  # bytes of a chunk of logits in float32, as the loss cuts them
+START = 10.0  # seconds to import them
+LOAD = 30e-9  # seconds a parameter to load a model and to try out what it can
+CHUNK = 48 * 2**20  # bytes of a chunk of logits in float32, as the loss cuts them
+SHARES = 128 * 2**20  # bytes of attention's shares that a batch may keep (model/paths.py)
 HEAP = 1.45  # what the allocator holds for a byte that is in use at the peak: holes between blocks of many sizes
-KERNELS = 100e6  # bytes of prepared products, of which only so many are kept (model/kernels.py)
+KERNELS = 140e6  # bytes of prepared products, of which only so many are kept (model/kernels.py)
 FIRST = 0.3  # seconds to prepare the products of a batch, whose shapes are new
 PASSES = 90  # times that a number of a token goes through the processor, at the pace of rates.pass_
 PASSES_OF_SCORE, PASSES_OF_LOGIT = 14, 30  # the same for a query's score of a key in one head, and for a logit
 PASSES_OF_PARAMETER = 60  # and for a trained parameter in a step of the optimizer
+SOME_RATES = Rates(product=1e11, bfloat16=2.1, pass_=2e-10)  # of one core of a server of 2023
 SLOW = 0.4  # share of the rate of large products that attention's small ones reach
 
 
@@ -107,6 +110,15 @@ class Load:
 
 
 @dataclass(frozen=True)
+class Price:
+    """What a computed token, a query-key pair and a target cost beside each other, in any unit."""
+
+    token: float = 1.0
+    pair: float = 0.0
+    target: float = 0.0
+
+
+@dataclass(frozen=True)
 class Memory:
     """Bytes at the peak, by what holds them."""
 
@@ -143,10 +155,12 @@ def _moment(shape: Shape, how: How, load: Load) -> tuple[float, float]:
     """Bytes of activations when backward begins, and of what the loss or a layer's backward needs beside them."""
     layer, tokens = kept(shape, how), load.tokens + load.shared
     held = tokens * shape.layers * (shape.hidden * how.compute_bytes if how.checkpointing else layer)
+    if shape.fused and not (how.checkpointing or how.gpu):
+        held += min(SHARES, load.pairs * shape.heads * shape.layers * how.compute_bytes)
     wide = 7 * shape.inner + 4 * shape.hidden + 2 * shape.queries
     in_layer = tokens * (wide * how.compute_bytes + (layer if how.checkpointing else 0))
     logits = min(load.targets * shape.vocabulary * 4, max(CHUNK, 64 * shape.vocabulary))
-    in_loss = 2.5 * logits  # as they come, in float32, and the exponentials of which the softmax's sum is made
+    in_loss = (1.5 if how.compute_bytes == 2 else 1) * logits  # in float32, and in the type of the products
     head = 2 * 4 * shape.vocabulary * shape.hidden if how.full else 0  # the head's gradient and what is added to it
     return held, max(in_layer, in_loss) + head
 
@@ -177,6 +191,13 @@ def seconds(shape: Shape, how: How, load: Load, rates: Rates) -> float:
     passes = load.tokens * moved * PASSES + load.targets * shape.vocabulary * PASSES_OF_LOGIT
     passes += load.pairs * shape.layers * shape.heads * PASSES_OF_SCORE
     return (in_products + in_attention / SLOW) / product + passes * rates.pass_ + FIRST
+
+
+def price(shape: Shape, how: How) -> Price:
+    """By the rates of no machine in particular: all that deal rows out by it must come to the same."""
+    nothing = seconds(shape, how, Load(0, 0, 0), SOME_RATES)
+    each = [Load(1, 0, 0), Load(0, 1, 0), Load(0, 0, 1)]
+    return Price(*(seconds(shape, how, load, SOME_RATES) - nothing for load in each))
 
 
 def update_seconds(how: How, rates: Rates) -> float:

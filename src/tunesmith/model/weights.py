@@ -21,6 +21,16 @@ from tunesmith.rundir import ORIGIN, write_json
 _HEADER_LIMIT = 100_000_000  # bytes; the format's own limit
 _SAMPLES = 16  # tensors whose bytes enter a fingerprint
 _SAMPLE = 65_536  # bytes of each
+_SIZES = {  # of config.json: what no honest model exceeds
+    "num_hidden_layers": 10_000,
+    "num_attention_heads": 100_000,
+    "num_key_value_heads": 100_000,
+    "head_dim": 1_000_000,
+    "hidden_size": 10_000_000,
+    "intermediate_size": 100_000_000,
+    "vocab_size": 100_000_000,
+    "max_position_embeddings": 10**12,
+}
 _ESSENTIALS = ("model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size", "hidden_act")
 
 
@@ -47,6 +57,8 @@ class Tensor:
 
 def read_header(file: Path) -> dict[str, Tensor]:
     """The tensors of one safetensors file by name. Raises ModelError where the file is cut short or damaged."""
+    if not file.is_file():
+        raise ModelError(_("is no file."), str(file))
     size = file.stat().st_size
     with file.open("rb") as stream:
         first = stream.read(8)
@@ -62,15 +74,17 @@ def read_header(file: Path) -> dict[str, Tensor]:
                 for name, entry in header.items()
                 if name != "__metadata__"
             }
-        except (ValueError, KeyError, TypeError, AttributeError):
+            place = 8 + length
+            for name, tensor in sorted(found.items(), key=lambda item: (item[1].start, item[1].end)):
+                whole = all(isinstance(side, int) and side >= 0 for side in tensor.shape)
+                if not whole or (tensor.end - tensor.start) * 8 != tensor.numel * tensor.bits or tensor.start != place:
+                    raise ModelError(_("has a damaged header at {name}.").format(name=name), str(file))
+                place = tensor.end
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise ModelError(_("has a damaged header. Download it again."), str(file)) from None
-    end = max((tensor.end for tensor in found.values()), default=8 + length)
-    if end != size:
+    if place != size:
         problem = _("has {size} bytes; its header speaks of {end}. Download it again.")
-        raise ModelError(problem.format(size=size, end=end), str(file))
-    for name, tensor in found.items():
-        if (tensor.end - tensor.start) * 8 != tensor.numel * tensor.bits:
-            raise ModelError(_("has a damaged header at {name}.").format(name=name), str(file))
+        raise ModelError(problem.format(size=size, end=place), str(file))
     return found
 
 
@@ -82,9 +96,14 @@ def weight_files(folder: Path) -> list[Path]:
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         try:
-            return [folder / name for name in sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))]
-        except (ValueError, KeyError, TypeError, AttributeError):
+            names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+            elsewhere = [name for name in names if Path(name).name != name or not name.endswith(".safetensors")]
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise ModelError(_("is damaged. Download it again."), str(index)) from None
+        if elsewhere:
+            problem = _("names {name}, which is no .safetensors file of this folder.")
+            raise ModelError(problem.format(name=elsewhere[0]), str(index))
+        return [folder / name for name in names]
     files = sorted(folder.glob("*.safetensors"))
     if not files and any(folder.glob("*.bin")):
         raise ModelError(
@@ -114,17 +133,50 @@ def tensors(folder: Path) -> dict[str, Tensor]:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """config.json of a model folder. Raises ModelError where there is none, or a damaged one."""
+    """config.json of a model folder. Raises ModelError where there is none, a damaged one, or one of absurd sizes."""
     path = folder / "config.json"
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ModelError(_("has no config.json: it is no model folder."), str(folder)) from None
-    except (OSError, ValueError) as error:
-        raise ModelError(_("cannot be read: {reason}.").format(reason=error), str(path)) from None
-    if not isinstance(value, dict):
-        raise ModelError(_("is damaged: an object is expected."), str(path))
+    if (folder / "adapter_config.json").exists():  # transformers would load the base that it names instead
+        problem = _("holds an adapter; a whole model is expected. Name the adapter's base, or merge the two first.")
+        raise ModelError(problem, str(folder))
+    if not path.exists():
+        raise ModelError(_("has no config.json: it is no model folder."), str(folder))
+    value = _read_object(path, _("Download it again."))
+    config = text_config(value)
+    for name, most in _SIZES.items():
+        size = config.get(name)
+        if size is not None and not isinstance(size, list | dict) and not (type(size) is int and 0 < size <= most):
+            problem = _("{name} is {value}; expected a whole number from 1 to {most:,}.")
+            raise ModelError(problem.format(name=name, value=str(size)[:40], most=most), str(path))
     return value
+
+
+def _read_object(path: Path, advice: str) -> dict[str, Any]:
+    """A JSON file that holds an object. Raises ModelError, with what to do."""
+    try:
+        if not path.is_file():
+            raise OSError(_("it is no file"))
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(_("cannot be read: {reason}.").format(reason=error) + " " + advice, str(path)) from None
+    except RecursionError:
+        raise ModelError(_("is nested too deeply.") + " " + advice, str(path)) from None
+    if not isinstance(value, dict):
+        raise ModelError(_("is damaged: an object is expected.") + " " + advice, str(path))
+    return value
+
+
+def refuse_absurd(found: dict[str, Tensor], config: dict[str, Any], folder: Path) -> None:
+    """Raises ModelError where config.json speaks of a larger model than the weights are: to build it would take what
+    memory and time there is, only to find them missing. `config` is of the language model."""
+    if "quantization_config" in config or not found:
+        return
+    layers = 1 + max((int(match[1]) for name in found if (match := re.search(r"\.(\d+)\.", name))), default=0)
+    side = max((side for tensor in found.values() for side in tensor.shape), default=0)
+    bounds = {"num_hidden_layers": layers, **dict.fromkeys(("hidden_size", "intermediate_size", "vocab_size"), side)}
+    for name, most in bounds.items():
+        if isinstance(config.get(name), int) and config[name] > most:
+            problem = _("{name} is {value}; the weights beside it have no more than {most}. They are not a pair.")
+            raise ModelError(problem.format(name=name, value=config[name], most=most), str(folder / "config.json"))
 
 
 def text_config(config: dict[str, Any]) -> dict[str, Any]:
@@ -163,19 +215,16 @@ def write_origin(adapter: Path, base: str, mark: str, template: dict[str, Any] |
 
 def read_origin(adapter: Path) -> tuple[str, str] | None:
     """The base's name and fingerprint that `write_origin` recorded; None beside an adapter from elsewhere."""
-    try:
-        found = json.loads((adapter / ORIGIN).read_text(encoding="utf-8"))
-        return str(found["base"]), str(found["base_fingerprint"])
-    except FileNotFoundError:
+    if not (adapter / ORIGIN).exists():
         return None
-    except (OSError, ValueError, KeyError, TypeError):
-        raise ModelError(_("is damaged. Take another checkpoint."), str(adapter / ORIGIN)) from None
+    found = _read_object(adapter / ORIGIN, _("Take another checkpoint."))
+    if "base" not in found or "base_fingerprint" not in found:
+        raise ModelError(_("is damaged. Take another checkpoint."), str(adapter / ORIGIN))
+    return str(found["base"]), str(found["base_fingerprint"])
 
 
 def named_base(adapter: Path) -> str | None:
     """The base that an adapter's own adapter_config.json names, as whoever trained it called it."""
-    try:
-        found = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
-        return found.get("base_model_name_or_path") or None
-    except (OSError, ValueError, AttributeError):
-        raise ModelError(_("is damaged. Take another checkpoint."), str(adapter / "adapter_config.json")) from None
+    found = _read_object(adapter / "adapter_config.json", _("Take another checkpoint."))
+    name = found.get("base_model_name_or_path")
+    return str(name) if name else None

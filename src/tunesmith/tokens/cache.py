@@ -10,9 +10,11 @@ import json
 import os
 import shutil
 import tempfile
+import time
 import zlib
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
@@ -22,10 +24,14 @@ import numpy.typing as npt
 
 from tunesmith.conversation import Origin
 from tunesmith.data.intake import Rejected
+from tunesmith.errors import DataError
+from tunesmith.i18n import _
 from tunesmith.tokens.answer import Answer, Encoded
 from tunesmith.tokens.pack import ANSWER_COLUMNS, NAMED, ROW_COLUMNS, STARTS, USABLE, Chunk
 
-META, REJECTED = "meta.json", "rejected.jsonl"
+META, NAMES, REJECTED = "meta.json", "names.json", "rejected.jsonl"
+PARTIAL = ".partial-"  # how the name of a folder begins that is being written
+ABANDONED = 3600.0  # seconds without a change after which whoever wrote a folder is gone
 LIMIT = 20 * 2**30  # bytes that all folders in one place may take
 BLOCK = 1 << 20
 KINDS = {f"row.{name}": kind for name, kind in (ROW_COLUMNS | dict.fromkeys(STARTS, "u8")).items()}
@@ -33,19 +39,32 @@ KINDS |= {f"answer.{name}": kind for name, kind in ANSWER_COLUMNS.items()} | {"t
 
 
 class Writer:
-    """Takes chunks in order and appends them to the files of a folder that nobody else sees until `close`."""
+    """Takes chunks in order and appends them to the files of a folder that nobody else sees until `close`.
+
+    Leaving the block without that leaves nothing behind. Raises DataError where nothing more can be written.
+    """
 
     def __init__(self, folder: Path) -> None:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        self._folder, self._partial = folder, Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))
-        self._files: dict[str, IO[bytes]] = {}
+        self._folder, self._files = folder, dict[str, IO[bytes]]()
         self._sums: dict[str, list[int]] = {}  # of each file: bytes, checksum
-        for name in [*KINDS, REJECTED]:
-            self._files[name], self._sums[name] = (self._partial / name).open("wb"), [0, 0]
         self._names: dict[str, dict[str, int]] = {name: {} for name in (*NAMED, "file")}
         self._meta: dict[str, None] = {}
         self._counts = {"rows": 0, "answers": 0, "tokens": 0, "factors": 0}
         self.seen: Counter[str] = Counter()
+
+    def __enter__(self) -> Writer:
+        with _writing(self._folder.parent):
+            self._folder.parent.mkdir(parents=True, exist_ok=True)
+            self._partial = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=self._folder.parent))
+            for name in (*KINDS, REJECTED):
+                self._files[name], self._sums[name] = (self._partial / name).open("wb"), [0, 0]
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        for file in self._files.values():
+            with suppress(OSError):  # what is left to write has no room
+                file.close()
+        shutil.rmtree(self._partial, ignore_errors=True)
 
     @property
     def rows(self) -> int:
@@ -55,73 +74,94 @@ class Writer:
         counts, rows = self._counts, dict(chunk.rows)
         for name, kind in zip(STARTS, ("answers", "tokens", "factors"), strict=True):
             rows[name] = rows[name] + np.uint64(counts[kind])
-        for column, names in (chunk.names | {"file": chunk.files}).items():
+        for column, names in chunk.names.items():
             known = self._names[column]
             numbers = np.array([known.setdefault(name, len(known)) for name in names], dtype=np.int32)
             rows[column] = numbers[rows[column]]
-        for name, array in rows.items():
-            self._append(f"row.{name}", array)
-        for name, array in chunk.answers.items():
-            self._append(f"answer.{name}", array)
-        self._append("tokens", chunk.tokens)
-        self._append("factors", chunk.factors)
-        for rejected in chunk.rejected:
-            self._write(REJECTED, (json.dumps(rejected.as_dict()) + "\n").encode())
+        arrays = {f"row.{name}": array for name, array in rows.items()}
+        arrays |= {f"answer.{name}": array for name, array in chunk.answers.items()}
+        with _writing(self._folder.parent):
+            for name, array in (arrays | {"tokens": chunk.tokens, "factors": chunk.factors}).items():
+                self._append(name, array.astype(KINDS[name]).tobytes())
+            for rejected in chunk.rejected:
+                self._append(REJECTED, (json.dumps(rejected.as_dict()) + "\n").encode())
         sizes = (len(rows["line"]), len(chunk.answers["turn"]), len(chunk.tokens), len(chunk.factors))
         self._counts = {name: counts[name] + size for name, size in zip(counts, sizes, strict=True)}
         self._meta |= dict.fromkeys(chunk.meta)
         self.seen += chunk.seen
 
-    def _append(self, name: str, array: npt.NDArray) -> None:
-        self._write(name, array.astype(np.dtype(KINDS[name].removeprefix("2"))).tobytes())
-
-    def _write(self, name: str, data: bytes) -> None:
+    def _append(self, name: str, data: bytes) -> None:
         self._files[name].write(data)
         sums = self._sums[name]
         sums[0], sums[1] = sums[0] + len(data), zlib.crc32(data, sums[1])
 
     def close(self, key: dict[str, Any], told: dict[str, Any]) -> Store:
-        """Makes the folder appear, in place of an older one. `key`: what it was made from; `told`: what to keep."""
-        for file in self._files.values():
-            file.close()
-        names = {name: list(known) for name, known in self._names.items()}
-        meta = {"key": key, "told": told, "names": names, "meta": list(self._meta), "sums": self._sums}
-        (self._partial / META).write_text(json.dumps(meta), encoding="utf-8")
-        shutil.rmtree(self._folder, ignore_errors=True)
-        os.replace(self._partial, self._folder)
-        return Store(self._folder)
+        """Makes the folder appear, unless another process was faster: it holds the same then. `key`: what it was made
+        from; `told`: what to keep."""
+        with _writing(self._folder.parent):
+            names = json.dumps({name: list(known) for name, known in self._names.items()}).encode()
+            self._sums[NAMES] = [len(names), zlib.crc32(names)]
+            (self._partial / NAMES).write_bytes(names)
+            for file in self._files.values():
+                file.close()
+            meta = {"key": key, "told": told, "meta": list(self._meta), "sums": self._sums}
+            (self._partial / META).write_text(json.dumps(meta | {"sum": _sum_of(meta)}), encoding="utf-8")
+            while True:
+                try:
+                    os.replace(self._partial, self._folder)
+                except OSError:  # a folder is there already
+                    there = opened(self._folder)
+                    if there and there.whole():
+                        return there
+                    shutil.rmtree(self._folder)
+                else:
+                    return Store(self._folder)
 
-    def abandon(self) -> None:
-        """Leaves nothing behind."""
-        for file in self._files.values():
-            file.close()
-        shutil.rmtree(self._partial, ignore_errors=True)
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        text = _("Encoded rows can't be written here: {why}. Make room, or name another folder: data.cache=FOLDER.")
+        raise DataError(text.format(why=error.strerror or error), str(folder)) from None
 
 
 class Store:
     """The rows of a folder, by their numbers in the input. Columns are read whole, tokens where they are asked for."""
 
     def __init__(self, folder: Path) -> None:
+        """Raises OSError, ValueError, KeyError, TypeError where the folder holds nothing that can be believed."""
         self.folder = folder
         meta = json.loads((folder / META).read_text(encoding="utf-8"))
+        if meta.pop("sum") != _sum_of(meta):
+            raise ValueError(META)
         self.key: dict[str, Any] = meta["key"]
         self.told: dict[str, Any] = meta["told"]
-        self.names: dict[str, list[str]] = meta["names"]
         self.meta: list[str] = meta["meta"]
         self._sums: dict[str, list[int]] = meta["sums"]
+        self.files: dict[str, str] = {}  # what a file is called now, where it was called otherwise
+
+    @cached_property
+    def names(self) -> dict[str, list[str]]:
+        """What the numbers of a column of names stand for."""
+        return json.loads((self.folder / NAMES).read_text(encoding="utf-8"))
 
     def __len__(self) -> int:
         return self._sums["row.state"][0]
+
+    @property
+    def size(self) -> int:
+        """Bytes on the disk."""
+        return sum(size for size, _crc in self._sums.values())
 
     def whole(self) -> bool:
         """Whether every file is what was written."""
         return all(_sums(self.folder / name) == sums for name, sums in self._sums.items())
 
     def column(self, name: str) -> npt.NDArray:
-        """A number for each row; for `print` two."""
-        kind = KINDS[f"row.{name}"]
-        found = np.fromfile(self.folder / f"row.{name}", dtype=kind.removeprefix("2"))
-        return found.reshape(-1, 2) if kind.startswith("2") else found
+        """A number for each row."""
+        return np.fromfile(self.folder / f"row.{name}", dtype=KINDS[f"row.{name}"])
 
     def lengths(self, rows: npt.NDArray) -> npt.NDArray[np.int64]:
         """Tokens of each answer of these rows, context included."""
@@ -154,24 +194,30 @@ class Store:
 
     def place(self, row: int) -> Origin:
         """Where the row stands in the files."""
-        return Origin(self.names["file"][self._mapped["row.file"][row]], int(self._mapped["row.line"][row]))
+        file = self.names["file"][self._mapped["row.file"][row]]
+        return Origin(self.files.get(file, file), int(self._mapped["row.line"][row]))
 
     def rejected(self) -> Iterator[Rejected]:
         """Rows that can't be trained, in order, with their reasons."""
-        with (self.folder / REJECTED).open(encoding="utf-8") as file:
-            for line in file:
-                found = json.loads(line)
-                origin = Origin(found.pop("file"), found.pop("line"))
+        with (self.folder / REJECTED).open(encoding="utf-8") as lines:
+            for found in map(json.loads, lines):
+                file = found.pop("file")
+                origin = Origin(self.files.get(file, file), found.pop("line"))
                 yield Rejected(origin, found.pop("row"), **found)
 
     @cached_property
     def _mapped(self) -> dict[str, npt.NDArray]:
-        return {name: self._map(name, kind) for name, kind in KINDS.items()}
+        return {name: self._map(name) for name in KINDS}
 
-    def _map(self, name: str, kind: str) -> npt.NDArray:
-        dtype = np.dtype(kind.removeprefix("2"))
-        empty = not self._sums[name][0]  # nothing can't be mapped
-        return np.empty(0, dtype) if empty else np.memmap(self.folder / name, dtype=dtype, mode="r")
+    def _map(self, name: str) -> npt.NDArray:
+        if not self._sums[name][0]:  # nothing can't be mapped
+            return np.empty(0, KINDS[name])
+        # The plain view: numpy's own class for mapped files takes a microsecond for each number.
+        return np.asarray(np.memmap(self.folder / name, dtype=KINDS[name], mode="r"))
+
+
+def _sum_of(meta: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(meta).encode())
 
 
 def _sums(path: Path) -> list[int] | None:
@@ -185,26 +231,42 @@ def _sums(path: Path) -> list[int] | None:
     return [size, crc]
 
 
+def opened(folder: Path) -> Store | None:
+    """The rows in a folder; None where there are none, or none that can be read."""
+    try:
+        return Store(folder)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def stores(root: Path) -> list[Store]:
     """What lies in a place, the last used first; what can't be read is left out."""
-    found = []
-    for meta in root.glob(f"*/{META}"):
-        try:
-            found.append((meta.stat().st_mtime, Store(meta.parent)))
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-    return [store for _used, store in sorted(found, key=lambda each: -each[0])]
+    found = [store for meta in root.glob(f"*/{META}") if (store := opened(meta.parent))]
+    return sorted(found, key=lambda store: -_changed(store.folder / META))
 
 
 def used(store: Store) -> None:
     """Notes that a folder is in use."""
-    os.utime(store.folder / META)
+    with suppress(OSError):  # of somebody else, to whom it is enough that it can be read
+        os.utime(store.folder / META)
 
 
 def make_room(root: Path, limit: int = LIMIT) -> None:
-    """Removes what was not used for longest, until all of it takes no more than `limit` bytes; the newest stays."""
+    """Removes what was not used for longest, until all of it takes no more than `limit` bytes; the newest stays. What
+    a writer left that was ended from outside goes too."""
     total = 0
     for i, store in enumerate(stores(root)):
-        total += sum(file.stat().st_size for file in store.folder.iterdir())
+        total += store.size
         if i and total > limit:
             shutil.rmtree(store.folder, ignore_errors=True)
+    for partial in root.glob(f"{PARTIAL}*"):
+        if max(map(_changed, (partial, *partial.glob("*")))) < time.time() - ABANDONED:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _changed(path: Path) -> float:
+    """When a file was written last; long ago for one that is gone."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0

@@ -16,6 +16,7 @@ from tunesmith.conversation import Conversation, Message
 from tunesmith.errors import TemplateError
 from tunesmith.tokens.answer import Answer, Encoded
 from tunesmith.tokens.choose import choose, difference
+from tunesmith.tokens.limits import Overrun
 from tunesmith.tokens.marks import clean, spans
 from tunesmith.tokens.ready import Preparation
 from tunesmith.tokens.template import ChatTemplate
@@ -70,7 +71,7 @@ class Encoder:
     ) -> Encoded:
         """Every trained answer in its own context. Raises TemplateError only for what concerns the whole data set."""
         answers, dropped = [], 0
-        self.ready.check_reasoning([conversation])
+        self.ready.check_reasoning(conversation)
         try:
             prepared = self.ready.of(conversation)
         except TemplateError as error:
@@ -81,6 +82,8 @@ class Encoder:
                 answers.append(self._answer(prepared, turn, added, max_length, overflow))
             except _TooLong:
                 dropped += 1
+            except Overrun:
+                raise
             except TemplateError as error:
                 return Encoded(error=("template", error.problems[0].message))
         return Encoded(tuple(answers), dropped)

@@ -31,7 +31,7 @@ def to_jinja(text: str, place: str) -> str:
     """
     try:
         fields = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         line = f"{place}:{error.lineno}" if isinstance(error, json.JSONDecodeError) else place
         raise TemplateError(_("The chat template is not JSON: {why}.").format(why=error), place=line) from None
     if isinstance(fields, dict) and isinstance(fields.get("chat_template"), str):
@@ -120,6 +120,8 @@ def _quoted(text: str) -> str:
 def read(path: Path) -> str:
     """A chat template's Jinja from a Jinja or JSON file. Raises TemplateError."""
     try:
+        if path.exists() and not path.is_file():  # to read a pipe or a device might never end
+            raise OSError(_("it is no file"))
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise TemplateError(_("The chat template can't be read: {why}.").format(why=error), place=str(path)) from None

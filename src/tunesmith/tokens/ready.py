@@ -6,7 +6,6 @@ Knows settings and text; nothing of ids, and of templates only whether they have
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -75,24 +74,22 @@ class Preparation:
             text = _("template.system needs a column. {why}").format(why=error.reason)
             raise TemplateError(text, place=str(conversation.origin or "template.system")) from None
 
-    def check_reasoning(self, conversations: Sequence[Conversation]) -> None:
-        """Raises TemplateError where rows hold reasoning and nothing says what becomes of it: once for all of them."""
+    def check_reasoning(self, conversation: Conversation) -> None:
+        """Raises TemplateError where a row holds reasoning and nothing says what becomes of it: all rows stop there."""
         if self.thinking or (self.template.manner.reasoning_key and not self.silent):
             return
-        rows = [c for c in conversations if any(m.reasoning for m in c.messages)]
-        if not rows:
+        if not any(m.reasoning for m in conversation.messages):
             return
         text = _(
-            "{n} of {rows} rows hold reasoning and this chat template has no place for it. Set template.thinking: keep"
-            " (train it before the answer, leave it out of the history) or strip (train the answers alone)."
+            "Rows hold reasoning, this one first, and the chat template has no place for it. Set template.thinking:"
+            " keep (train it before the answer, leave it out of the history) or strip (train the answers alone)."
         )
         if self.silent:
             text = _(
-                "{n} of {rows} rows hold reasoning and template.enable_thinking: false allows none. Set"
+                "Rows hold reasoning, this one first, and template.enable_thinking: false allows none. Set"
                 " template.thinking: strip (train the answers alone), or leave enable_thinking out."
             )
-        place = str(rows[0].origin or self.template.source)
-        raise TemplateError(text.format(n=len(rows), rows=len(conversations)), place=place)
+        raise TemplateError(text, place=str(conversation.origin or self.template.source))
 
     def _safe(self, text: str) -> str:
         return protect(text, self.control)

@@ -16,11 +16,15 @@ from jinja2 import TemplateError as JinjaError
 from tunesmith.conversation import Message
 from tunesmith.errors import TemplateError
 from tunesmith.i18n import _
-from tunesmith.tokens.jinja import compiled, makes_unnoticed
+from tunesmith.tokens.jinja import Compiled, makes_unnoticed
+from tunesmith.tokens.limits import Overrun
 from tunesmith.tokens.manner import Manner
 from tunesmith.tokens.marks import anchored as with_anchor
 from tunesmith.tokens.marks import clean, enclosed
 from tunesmith.tokens.watched import Watched
+
+LONGEST = 1_000_000  # characters of a template; those of families have some ten thousand
+EXCERPT = 500  # characters of what it says itself
 
 
 @dataclass(frozen=True)
@@ -41,13 +45,21 @@ class ChatTemplate:
         return Manner(self._try, self.source)
 
     @cached_property
-    def _compiled(self) -> Any:
+    def _compiled(self) -> Compiled:
         try:
-            return compiled(self.text, self.date)
-        except JinjaError as error:
-            raise TemplateError(
-                _("The chat template is not valid: {why}.").format(why=error), place=self.source
-            ) from None
+            if len(self.text) > LONGEST:
+                raise JinjaError(_("it has more than {n:,} characters").format(n=LONGEST))
+            return Compiled(self.text, self.date)
+        except Overrun as error:
+            raise Overrun(_("The chat template can't be used. {why}").format(why=error), place=self.source) from None
+        except (
+            JinjaError,
+            RecursionError,
+            SyntaxError,
+            ValueError,
+        ) as error:  # Python compiles it
+            text = _("The chat template is not valid: {why}.")
+            raise TemplateError(text.format(why=str(error)[:EXCERPT]), place=self.source) from None
 
     @cached_property
     def _unnoticed(self) -> bool:
@@ -91,11 +103,16 @@ class ChatTemplate:
                 add_generation_prompt=prompt,
                 **self.variables,
             )
+        except Overrun as error:
+            raise Overrun(_("The chat template can't be used. {why}").format(why=error), place=self.source) from None
         except Exception as error:  # a template is foreign code: whatever it raises is an answer about this row
-            raise TemplateError(_("The chat template refuses this: {why}.").format(why=error)) from None
+            why = str(error)[:EXCERPT]
+            raise TemplateError(_("The chat template refuses this: {why}.").format(why=why)) from None
 
     def _try(self, messages: list[dict[str, Any]], tools: Sequence[dict[str, Any]]) -> str:
         try:
             return self._render(messages, tools, prompt=False)
+        except Overrun:
+            raise
         except TemplateError:
             return ""

@@ -6,6 +6,7 @@ Knows nothing of conversations or templates. Reads files through `tokenizers`; n
 from __future__ import annotations
 
 import json
+import os
 import re
 from functools import cached_property
 from itertools import accumulate
@@ -36,14 +37,29 @@ class Tokenizer:
         self.folder = Path(folder)
         self.spec = _read(self.folder / "tokenizer.json")
         self.config = _read(self.folder / "tokenizer_config.json", optional=True)
+        self._seen: dict[tuple[str, bool], list[int]] = {}
+        if not _sound(self.spec):
+            raise self._damaged(_("its added tokens or its vocabulary are not what they should be"))
         self.special_tokens = self._special_tokens()
         self.control = self._control_tokens(template)
-        self._seen: dict[tuple[str, bool], list[int]] = {}
+
+    def _damaged(self, why: object) -> ModelError:
+        text = _("The tokenizer is damaged: {why}. Copy it again from the model's source.")
+        return ModelError(text.format(why=str(why)[:200]), place=str(self.folder / "tokenizer.json"))
+
+    def _made(self, spec: dict[str, Any]) -> RustTokenizer:
+        """The library's own tokenizer. It reports what is wrong by Exception itself, or by a panic, which is none."""
+        try:
+            return RustTokenizer.from_str(json.dumps(spec))
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:
+            raise self._damaged(error) from None
 
     @cached_property
     def full(self) -> RustTokenizer:
         """The tokenizer as it lies in the folder: for reading ids back."""
-        return RustTokenizer.from_file(str(self.folder / "tokenizer.json"))
+        return self._made(self.spec)
 
     @cached_property
     def _plain(self) -> RustTokenizer:
@@ -87,7 +103,7 @@ class Tokenizer:
             elif token["content"] not in known:  # it must go on taking up its id, or all after it would move
                 kept.append(token | {"content": f"{UNREACHABLE}{token['id']}"})
         plain = spec | {"added_tokens": kept, "post_processor": None, "truncation": None, "padding": None}
-        tokenizer = RustTokenizer.from_str(json.dumps(plain))
+        tokenizer = self._made(plain)
         moved = [t["content"] for t in kept if tokenizer.token_to_id(t["content"]) != t["id"]]
         if moved:
             raise ModelError(
@@ -240,14 +256,34 @@ def _is_prepend(node: Any) -> bool:
     return isinstance(node, dict) and node.get("type") == "Prepend"
 
 
+def _sound(spec: dict[str, Any]) -> bool:
+    """Whether vocabulary and added tokens are built as the library writes them."""
+    model, added = spec.get("model"), spec.get("added_tokens", [])
+    vocab = model.get("vocab", {}) if isinstance(model, dict) else None
+    if isinstance(vocab, dict):
+        known = all(type(index) is int for index in vocab.values())
+    else:
+        known = isinstance(vocab, list) and all(isinstance(p, list) and p and isinstance(p[0], str) for p in vocab)
+    return known and isinstance(added, list) and all(map(_is_added, added))
+
+
+def _is_added(token: Any) -> bool:
+    if not isinstance(token, dict):
+        return False
+    content, index = token.get("content"), token.get("id")
+    return isinstance(content, str) and content != "" and type(index) is int and index >= 0 and "special" in token
+
+
 def _read(path: Path, *, optional: bool = False) -> dict[str, Any]:
-    if optional and not path.exists():
-        return {}
+    if not os.path.lexists(path):
+        if optional:
+            return {}
+        raise ModelError(_("The file is missing. Give a folder that holds a tokenizer."), place=str(path))
+    if not os.path.isfile(path):  # to read a pipe or a device might never end
+        raise ModelError(_("The file can't be read as JSON: {why}.").format(why=_("it is no file")), place=str(path))
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ModelError(_("The file is missing. Give a folder that holds a tokenizer."), place=str(path)) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(_("The file can't be read as JSON: {why}.").format(why=error), place=str(path)) from None
     if not isinstance(value, dict):
         raise ModelError(_("The file holds no JSON object."), place=str(path))
@@ -265,7 +301,11 @@ def own_chat_template(folder: Path) -> str | None:
         ("default", folder / "chat_template.jinja"),
         ("tool_use", folder / "additional_chat_templates/tool_use.jinja"),
     ]
-    named |= {name: path.read_text(encoding="utf-8") for name, path in files if path.is_file()}
+    try:
+        named |= {name: path.read_text(encoding="utf-8") for name, path in files if path.is_file()}
+    except (OSError, UnicodeDecodeError) as error:
+        place = str(folder / "chat_template.jinja")
+        raise TemplateError(_("The chat template can't be read: {why}.").format(why=error), place=place) from None
     texts = {name: text for name, text in named.items() if isinstance(text, str) and text.strip()}
     default, tools = (texts.get(name, "").removesuffix("\n") for name in ("default", "tool_use"))
     if default and tools:  # as transformers chooses between them

@@ -6,12 +6,18 @@ Processes are started anew and never forked, so that it works on every system an
 from __future__ import annotations
 
 import os
+import signal
+import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from itertools import count, islice
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import wait
+from threading import Thread
+from types import ModuleType
 
 from tunesmith.data.row import BadRow, Row
 from tunesmith.errors import DataError
@@ -46,7 +52,8 @@ def chunks(rows: Iterable[Row | BadRow], recipe: Recipe, number: int) -> Iterato
     waiting: deque[Future[Chunk]] = deque()
     try:
         for stretch, start in zip(stretches, count(0, ROWS), strict=False):
-            waiting.append(pool.submit(_pack, stretch, start))
+            with _without_main():
+                waiting.append(pool.submit(_pack, stretch, start))
             if len(waiting) >= number * WAITING:
                 yield waiting.popleft().result()
         while waiting:
@@ -60,8 +67,30 @@ def chunks(rows: Iterable[Row | BadRow], recipe: Recipe, number: int) -> Iterato
 
 def _begin(recipe: Recipe) -> None:
     global _packer
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
+    Thread(target=_end_with_parent, daemon=True).start()
     _packer = recipe.packer()
+
+
+def _end_with_parent() -> None:
+    """A parent that was killed takes its processes with it; they would wait for rows for ever."""
+    parent = parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)
 
 
 def _pack(rows: list[Row | BadRow], start: int) -> Chunk:
     return _packer.pack(rows, start)
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """A process that is started in this block does not run the program's own file again, as Python does by default: a
+    user's script may train as soon as it is run."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main

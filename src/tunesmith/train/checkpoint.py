@@ -1,102 +1,103 @@
 """A checkpoint on disk: written whole under another name, then renamed; read back to the last bit.
 
-Every file is on the disk and in the manifest before the folder gets its name, so a folder with a name is complete.
+Every file is in the manifest and on the disk before the folder gets its name, so a folder with a name is complete.
 Optimizer and random state are safetensors and JSON: nothing is unpickled. Knows no questions to a run; see rundir.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
 
 from tunesmith import rundir
-from tunesmith.errors import RunError
+from tunesmith.durable import digest, new_folder, remove_folder
+from tunesmith.errors import Problem, RunError
 from tunesmith.i18n import _
+from tunesmith.model.quiet import quiet
 
-STATE = "state"
+FORMAT = 1  # of the manifest and the state
 
 
 def save(
     run: Path,
     step: int,
     model: Any,
-    optimizer: torch.optim.Optimizer,
+    moments: Mapping[str, torch.Tensor],
     state: Mapping[str, Any],
     write_extra: Callable[[Path], None],
+    weights: Mapping[str, torch.Tensor] | None = None,
 ) -> Path:
-    """Writes RUN/checkpoint-STEP and returns it. `state` is the loop's own, as JSON; `write_extra` adds files."""
+    """Writes RUN/checkpoint-STEP and returns it. `moments` is the optimizer's state as `parameter::key`, `state` the
+    loop's own, as JSON; `write_extra` adds files; `weights` are the model's where it does not hold them whole.
+
+    Raises RunError where it can't be written: then nothing of it stays, and the older ones are as they were.
+    """
     final = run / f"checkpoint-{step}"
-    temporary = run / f".checkpoint-{step}.tmp-{os.getpid()}"
-    shutil.rmtree(temporary, ignore_errors=True)
-    (temporary / STATE).mkdir(parents=True)
-    model.save_pretrained(temporary, safe_serialization=True)
-    (temporary / "README.md").unlink(missing_ok=True)  # peft's model card with nothing filled in
-    write_extra(temporary)
-    save_file(_optimizer_tensors(model, optimizer), temporary / STATE / "optimizer.safetensors")
-    save_file(_random_state(), temporary / STATE / "random.safetensors")
-    _write(temporary / STATE / "loop.json", json.dumps(state, indent=1))
-    _write_manifest(temporary, step, state)
-    if final.exists():  # the same step again, after a resume: the new one replaces it
-        shutil.rmtree(final)
-    os.rename(temporary, final)
-    _sync(run)
+    try:
+        with new_folder(final) as folder:
+            (folder / rundir.STATE).mkdir()
+            model.create_or_update_model_card = _no_card
+            with quiet():
+                model.save_pretrained(folder, safe_serialization=True, state_dict=weights)
+            write_extra(folder)
+            save_file(dict(moments), folder / rundir.STATE / "optimizer.safetensors")
+            save_file(_random_state(), folder / rundir.STATE / "random.safetensors")
+            _write_json(folder / rundir.STATE / "loop.json", dict(state))
+            _write_manifest(folder, step, state)
+    except (OSError, SafetensorError) as error:
+        written = 1.5 * sum(tensor.nbytes for tensor in moments.values())  # AdamW's two moments, and the weights
+        raise _not_written(final, error, written) from error
     return final
 
 
-def load(checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Puts optimizer and random state back (weights are loaded with the model); returns the loop's state."""
-    tensors = load_file(checkpoint / STATE / "optimizer.safetensors")
-    names = {id(p): name for name, p in model.named_parameters()}
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            name = names[id(parameter)]
-            keys = [k for k in tensors if k.rpartition("::")[0] == name]
-            optimizer.state[parameter] = {
-                k.rpartition("::")[2]: tensors[k].to(parameter.device) if tensors[k].ndim else tensors[k] for k in keys
-            }
-    random = load_file(checkpoint / STATE / "random.safetensors")
+def _no_card(_folder: str) -> None:
+    """In place of peft's card, which has nothing filled in and takes as long as all the rest of a small adapter."""
+
+
+def _not_written(final: Path, error: Exception, needed: float) -> RunError:
+    free = shutil.disk_usage(final.parent).free
+    last = rundir.latest(final.parent)
+    text = _(
+        "{checkpoint} can't be written: {why}. It takes about {needed:.3f} GB, and {free:.3f} GB are free. Kept as it"
+        " was: {last}. Make room, then type the same command again."
+    )
+    why = getattr(error, "strerror", None) or str(error).strip().rstrip(".")
+    told = {"checkpoint": final.name, "why": why, "last": last.path.name if last else _("none")}
+    return RunError(text.format(needed=needed / 1e9, free=free / 1e9, **told), place=str(final.parent))
+
+
+def load(checkpoint: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Puts the random state back; returns the optimizer's and the loop's (weights are loaded with the model)."""
+    random = load_file(checkpoint / rundir.STATE / "random.safetensors")
     torch.set_rng_state(random["cpu"])
     for i in range(torch.cuda.device_count()):
         torch.cuda.set_rng_state(random[f"cuda{i}"], i)
-    return json.loads((checkpoint / STATE / "loop.json").read_text(encoding="utf-8"))
+    moments = load_file(checkpoint / rundir.STATE / "optimizer.safetensors")
+    return moments, json.loads((checkpoint / rundir.STATE / "loop.json").read_text(encoding="utf-8"))
 
 
 def rotate(run: Path, limit: int | None, written: set[int]) -> None:
-    """Removes the oldest checkpoints of this run beyond `limit`; the best and the newest always stay."""
-    if limit is None:
-        return
-    found = rundir.checkpoints(run)
-    best, latest = rundir.best(run), rundir.latest(run)
+    """Removes the oldest checkpoints of this run beyond `limit`; the best and the newest always stay.
+
+    The newest is read back first. Raises RunError where the disk does not give back what was written to it: the older
+    ones stay then.
+    """
+    found, best, latest = rundir.checkpoints(run), rundir.best(run), rundir.latest(run)
     keep = {c.step for c in (best, latest) if c is not None}
     spare = [c for c in found if c.step in written and c.step not in keep]
-    for checkpoint in spare[: max(0, len(found) - max(limit, len(keep)))]:
-        doomed = run / f".trash-{checkpoint.step}-{os.getpid()}"
-        os.rename(checkpoint.path, doomed)
-        shutil.rmtree(doomed, ignore_errors=True)
-
-
-def clear_leftovers(run: Path) -> None:
-    """Removes half-written and half-removed checkpoints of a run that died."""
-    for pattern in (".checkpoint-*.tmp-*", ".trash-*"):
-        for path in run.glob(pattern):
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    names = {id(p): name for name, p in model.named_parameters()}
-    return {
-        f"{names[id(parameter)]}::{key}": torch.as_tensor(value).detach().cpu().clone()
-        for parameter, values in optimizer.state.items()
-        for key, value in values.items()
-    }
+    doomed = spare[: max(0, len(found) - max(limit or len(found), len(keep)))]
+    if doomed and latest is not None and (problems := latest.verify()):
+        text = _("The disk does not give back what was written to it. The older checkpoints are kept.")
+        raise RunError([*(Problem("", problem) for problem in problems), Problem("", text)])
+    for checkpoint in doomed:
+        remove_folder(checkpoint.path)
 
 
 def _random_state() -> dict[str, torch.Tensor]:
@@ -107,26 +108,12 @@ def _random_state() -> dict[str, torch.Tensor]:
 def _write_manifest(folder: Path, step: int, state: Mapping[str, Any]) -> None:
     files = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        _sync(path)
-        files[path.relative_to(folder).as_posix()] = rundir.digest(path)
-    manifest = {"format": 1, "step": step, "files": files}
-    manifest |= {key: state.get(key) for key in ("epoch", "loss", "eval_loss")}
-    _write(folder / rundir.MANIFEST, json.dumps(manifest, indent=1))
-    for path in [folder, *(p for p in folder.rglob("*") if p.is_dir())]:
-        _sync(path)
+        files[path.relative_to(folder).as_posix()] = digest(path)
+    manifest = {"format": FORMAT, "step": step, "files": files}
+    told = ("epoch", "loss", "eval_loss", "metric", "greater_is_better", "value")
+    manifest |= {key: state.get(key) for key in told}
+    _write_json(folder / rundir.MANIFEST, manifest | {"sha256": rundir.seal(manifest)})
 
 
-def _write(path: Path, text: str) -> None:
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise RunError(_("The file can't be written: {why}.").format(why=error.strerror), place=str(path)) from None
-    _sync(path)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=1), encoding="utf-8")

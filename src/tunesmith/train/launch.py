@@ -1,15 +1,20 @@
-"""Devices and precision, by accelerate: what the machine offers and what the settings ask, settled before training."""
+"""Devices, precision and engine, by accelerate and DeepSpeed: what the machine offers and the settings ask, settled
+before training."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedDataParallelKwargs
 
+from tunesmith.config.deepspeed import Known, filled, stage
 from tunesmith.errors import ConfigError
 from tunesmith.i18n import _
+from tunesmith.train.loss import causal_model
+from tunesmith.train.world import World
 
 if TYPE_CHECKING:
     from tunesmith.config.schema import TrainingSection
@@ -45,7 +50,38 @@ def start(section: TrainingSection, *, weights: torch.dtype, device: str) -> Acc
     elif section.bf16 and weights == torch.float32:
         precision = "bf16"
     AcceleratorState._reset_state(True)  # a process may train twice, in another precision
-    return Accelerator(mixed_precision=precision, cpu=place.type == "cpu")
+    plain = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
+    return Accelerator(mixed_precision=precision, cpu=place.type == "cpu", kwargs_handlers=[plain])
+
+
+def sharded(section: TrainingSection) -> bool:
+    """Whether no process ever holds all weights: then nothing may look at them beside the engine."""
+    if section.deepspeed is not None:
+        return stage(section.deepspeed) == 3
+    return section.fsdp is not None
+
+
+def place(device: str, section: TrainingSection, world: World) -> str:
+    """Where a process loads the model: on its own GPU; in memory where the engine then spreads it."""
+    if sharded(section):
+        return "cpu"
+    if world.several and device in ("auto", "cuda") and torch.cuda.is_available():
+        return f"cuda:{world.local_rank}"
+    return device
+
+
+def computes_on(model: Any, world: World) -> str:
+    """The device of a process: the model's own, or its GPU for a model that is spread from memory."""
+    spread = torch.cuda.is_available() and str(model.device) == "cpu" and torch.distributed.is_initialized()
+    return f"cuda:{world.local_rank}" if spread else str(model.device)
+
+
+def settings_of_deepspeed(section: TrainingSection, world: World, model: Any, precision: str) -> dict[str, Any] | None:
+    """DeepSpeed's settings with every `auto` filled in; None where it does not train. Raises ConfigError."""
+    if section.deepspeed is None:
+        return None
+    hidden = causal_model(model).config.get_text_config().hidden_size
+    return filled(section.deepspeed, Known(section, world.size, hidden, precision == "bf16"))
 
 
 def refuse_half(device: str) -> None:

@@ -1,31 +1,24 @@
-"""Keeps what the process holds near what it uses, and reads how much that was.
-
-On a CPU a batch leaves holes in the C library's heap, which the next batch, of other sizes, fills only in part. Knows
-nothing of what a batch is.
-"""
+"""How much memory the process held, and what it looks like when there is no more. Knows nothing of what a batch is."""
 
 from __future__ import annotations
 
-import ctypes
 import sys
-from collections.abc import Callable
-from functools import cache
 
 import psutil
 import torch
 
-
-def give_back(device: torch.device) -> None:
-    """Returns unused pages of the heap to the system, which takes milliseconds; a GPU's memory is torch's business."""
-    if device.type == "cpu":
-        _trim()(0)
+from tunesmith.errors import RunError
 
 
-@cache
-def _trim() -> Callable[[int], object]:
-    """glibc's malloc_trim; other C libraries return memory by themselves."""
-    library = ctypes.CDLL(None) if sys.platform != "win32" else None
-    return getattr(library, "malloc_trim", lambda padding: None)
+class Full(RunError):
+    """A machine out of memory, in whatever way the libraries say it."""
+
+
+def ran_out(error: Exception) -> bool:
+    """Whether this is what Python, torch or a GPU's driver raise when memory does not suffice."""
+    said = str(error).lower()
+    known = ("can't allocate memory", "not enough memory", "out of memory")
+    return isinstance(error, MemoryError) or any(words in said for words in known)
 
 
 def peak(device: torch.device) -> int:

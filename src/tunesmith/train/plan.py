@@ -6,10 +6,11 @@ Values and arithmetic alone: nothing here computes with a model.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,20 +42,73 @@ class Row:
         return sum(sum(a.weights) for a in self.answers)
 
 
+@dataclass(frozen=True)
+class Chooser:
+    """The figure that says which checkpoint is best, as a record of the metrics names it."""
+
+    metric: str
+    greater_is_better: bool
+
+    @classmethod
+    def of(cls, section: TrainingSection) -> Chooser:
+        name = section.metric_for_best_model or "loss"
+        name = name if name.startswith("eval_") else f"eval_{name}"
+        greater = section.greater_is_better
+        return cls(name, not name.endswith(("loss", "perplexity")) if greater is None else greater)
+
+
 @dataclass
 class State:
-    """What the loop knows and a checkpoint keeps. Losses are sums of weight x loss, with their weights beside them."""
+    """What the loop knows and a checkpoint keeps. Losses are sums of weight x loss, with their weights beside them.
+
+    `value` is what this step's evaluation found of `metric`, by which the best checkpoint is chosen.
+    """
 
     step: int = 0
     epoch: float = 0.0
     loss: float | None = None
     eval_loss: float | None = None
-    best_eval_loss: float | None = None
+    metric: str = "eval_loss"
+    greater_is_better: bool = False
+    value: float | None = None
+    best_value: float | None = None
     evaluations_without_gain: int = 0
     pending_loss: float = 0.0
     pending_weight: float = 0.0
     pending_tokens: int = 0
     written: list[int] = field(default_factory=list)
+    recent: list[float] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, chooser: Chooser, stored: Mapping[str, Any] = MappingProxyType({})) -> State:
+        """A new state, or one that a checkpoint kept; what was best by another figure says nothing by this one."""
+        known = {("best_value" if key == "best_eval_loss" else key): value for key, value in stored.items()}
+        state = cls(**known)
+        if (state.metric, state.greater_is_better) != (chooser.metric, chooser.greater_is_better):
+            state.value, state.best_value, state.evaluations_without_gain = None, None, 0
+        state.metric, state.greater_is_better = chooser.metric, chooser.greater_is_better
+        return state
+
+    def measured(self, record: Mapping[str, float]) -> None:
+        """Takes in what an evaluation found. A figure that is no finite number is never the best."""
+        self.eval_loss, self.value = record.get("eval_loss"), record.get(self.metric)
+        if self.value is None:
+            return
+        best = self.best_value
+        gain = best is None or (self.value > best if self.greater_is_better else self.value < best)
+        if math.isfinite(self.value) and gain:
+            self.best_value, self.evaluations_without_gain = self.value, 0
+        else:
+            self.evaluations_without_gain += 1
+
+    def is_over(self, patience: int | None) -> bool:
+        """Whether as many evaluations as that brought no gain."""
+        return patience is not None and self.evaluations_without_gain >= patience
+
+    @property
+    def is_best(self) -> bool:
+        """Whether this step's evaluation found more than every one before."""
+        return self.value is not None and self.evaluations_without_gain == 0
 
 
 @dataclass(frozen=True)
@@ -65,6 +119,7 @@ class Hooks:
     saved: Callable[[Path], None] = lambda checkpoint: None
     write_extra: Callable[[Path], None] = lambda folder: None
     evaluators: Sequence[Callable[[nn.Module, int], dict[str, float]]] = ()
+    stop: Callable[[], bool] = lambda: False
 
 
 def cut(
@@ -179,20 +234,32 @@ def steps_to_look_at(plan: Plan, sizes: npt.NDArray[np.int64]) -> Sample:
     return Sample(typical, int(largest[: len(steps)].argmax()))
 
 
-def takes_trunks(section: TrainingSection, world: int = 1) -> bool:
-    """Whether what a step begins with may be computed apart: its gradient goes back outside of an engine's backward,
-    and checkpointing would run its first pass twice."""
-    return world == 1 and not section.gradient_checkpointing
+def takes_trunks(section: TrainingSection) -> bool:
+    """Whether what a step begins with may be computed apart: checkpointing would run its first pass twice.
+
+    With several processes it never is: the engines average gradients while a backward that began in the loss meets
+    every trained weight, and what goes back through the first pass comes after that and meets only some.
+    """
+    return not section.gradient_checkpointing
 
 
 def loads(
-    plan: Plan, rows: Sequence[Row], step: int | None, section: TrainingSection, *, forest: bool = True
+    plan: Plan,
+    rows: Sequence[Row],
+    step: int | None,
+    section: TrainingSection,
+    *,
+    forest: bool = True,
+    world: int = 1,
 ) -> list[Load]:
-    """What step `step` computes, batch by batch; without a step, what an evaluation of all rows does."""
-    chosen, size = list(rows), section.per_device_eval_batch_size
-    if step is not None:
+    """What step `step` computes, batch by batch; without a step, what an evaluation of all rows does. With several
+    processes it is a share of the rows that stands for that of each."""
+    if step is None:
+        chosen, size = list(rows), section.per_device_eval_batch_size
+    else:  # the rows of one step: there may be a million
         chosen, size = [rows[i] for i in plan.conversations(step)], section.per_device_train_batch_size
-    trunk = step is not None and takes_trunks(section)
+    chosen = chosen[::world]
+    trunk = step is not None and world == 1 and takes_trunks(section)
     shared, batches = cut(chosen, size, AT_ONCE, forest=forest, trunk=trunk)
     first = one_path(shared).pairs
     found = [Load(len(shared), first, 0)] if shared else []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +11,23 @@ import psutil
 import torch
 
 from tunesmith import rundir
+from tunesmith.durable import write_text
 
 
 def write(run: Path, record: dict[str, Any]) -> None:
+    """A figure that is no finite number is null: JSON has no other word for it."""
+    finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
     with (run / rundir.METRICS).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(record) + "\n")
+        file.write(json.dumps(finite) + "\n")
 
 
 def drop_after(run: Path, step: int) -> None:
     """Records of steps that a resume takes again are cut off, and with them a line that a crash left half."""
-    kept = [record for record in rundir.metrics(run) if record.get("step", 0) <= step]
-    text = "".join(json.dumps(record) + "\n" for record in kept)
-    (run / rundir.METRICS).write_text(text, encoding="utf-8")
+    for name in (rundir.METRICS, rundir.SAMPLES):
+        kept = [record for record in rundir.metrics(run, name) if record.get("step", 0) <= step]
+        if (run / name).exists():
+            lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in kept]
+            write_text(run / name, "".join(lines))
 
 
 def usage(device: torch.device) -> dict[str, float]:

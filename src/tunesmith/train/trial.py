@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from tunesmith.errors import RunError
 from tunesmith.i18n import _
 from tunesmith.model.trunk import Trunk
 from tunesmith.train import memory
@@ -35,7 +34,7 @@ class Trial:
 
 
 def rehearse(loop: Loop, step: int) -> Trial:
-    """Tries the largest batch of step `step` (from 0). Raises RunError where it does not fit into memory."""
+    """Tries the largest batch of step `step` (from 0). Raises memory.Full where it does not fit."""
     device, rows = loop.accelerator.device, [loop.rows[i] for i in loop.plan.conversations(step)]
     shared, batches = loop.batches(rows)
     largest = max(batches, key=lambda batch: loop.batch(batch).input_ids.numel())
@@ -45,12 +44,12 @@ def rehearse(loop: Loop, step: int) -> Trial:
         try:
             batch = _pass(loop, shared, largest)
         except (MemoryError, RuntimeError) as error:
-            if "memory" not in str(error):
+            if not memory.ran_out(error):
                 raise
             text = _("The largest batch ({n} tokens) does not fit into memory.")
-            raise RunError(text.format(n=loop.batch(largest).input_ids.numel())) from error
+            raise memory.Full(text.format(n=loop.batch(largest).input_ids.numel())) from error
     seconds = round(time.monotonic() - started, 3)
-    loop.optimizer.zero_grad()
+    loop.engine.forget()
     return Trial(
         tokens=batch.input_ids.numel() + len(shared),
         targets=len(batch.target),
@@ -64,7 +63,8 @@ def _pass(loop: Loop, shared: list[int], rows: list[Row]) -> Batch:
     if trunk:
         loop.model(Batch.of_trunk(trunk, loop.accelerator.device, fast=loop.fast))
     batch = loop.batch(rows, trunk)
-    loop.accelerator.backward(loop.model(batch)[0])
+    with loop.engine.part(last=True):
+        loop.engine.backward(loop.model(batch)[0])
     if trunk:
         trunk.backward()
     return batch

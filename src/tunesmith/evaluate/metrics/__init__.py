@@ -7,7 +7,9 @@ expected answer at all raises DataError. Beside it a file may have
 
 - `total(rows, context) -> dict`: figures of all rows that are no means of the rows' own, as BLEU's;
 - `suits(golds) -> bool`: whether answers like these are its business, so that it is chosen by itself;
-- `measure(model, rows, pad_id) -> list[dict]` in place of `score`, where the model is needed and not its answers.
+- `sums(rows, context) -> (table, figures)` where rows are drawn anew to learn how far chance moves a figure that is no
+  mean: numbers for each row, and a function from their sums to the figures of `total`;
+- `measure(model, rows, pad_id) -> one dict a row` in place of `score`, where the model is needed, not its answers.
 
 Knows nothing of models or files.
 """
@@ -19,7 +21,7 @@ import importlib
 import importlib.util
 import string
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,6 +54,9 @@ class Scored:
     score: dict[str, Any]
 
 
+Sums = tuple[list[list[float]], Callable[[Sequence[float]], dict[str, float | None]]]
+
+
 @dataclass(frozen=True, slots=True)
 class Metric:
     """What a file holds, see above; calling it is its `score`. It has `score` or `measure`."""
@@ -59,7 +64,8 @@ class Metric:
     score: Callable[[str, str, MetricContext], dict[str, Any]] | None
     total: Callable[[Sequence[Scored], MetricContext], dict[str, Any]] | None = None
     suits: Callable[[Sequence[str]], bool] | None = None
-    measure: Callable[..., list[dict[str, Any]]] | None = None
+    measure: Callable[..., Iterable[dict[str, Any]]] | None = None
+    sums: Callable[[Sequence[Scored], MetricContext], Sums] | None = None
 
     def __call__(self, gold: str, answer: str, context: MetricContext) -> dict[str, Any]:
         return self.score(gold, answer, context) if self.score else {}

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tunesmith.evaluate.metrics import MetricContext, Scored
+from tunesmith.evaluate.metrics import MetricContext, Scored, Sums
 from tunesmith.evaluate.words import is_chinese
 
 
@@ -23,6 +23,17 @@ def total(rows: Sequence[Scored], context: MetricContext) -> dict[str, Any]:
     counter = _counter(golds)
     found = counter.corpus_score([row.answer for row in rows], [golds])
     return {"bleu": found.score, "signature": str(counter.get_signature())}
+
+
+def sums(rows: Sequence[Scored], context: MetricContext) -> Sums:
+    golds = [row.gold for row in rows]
+    return counted(_counter(golds), "bleu", golds, [row.answer for row in rows])
+
+
+def counted(counter: Any, name: str, golds: Sequence[str], answers: Sequence[str]) -> Sums:
+    """What a metric of sacrebleu counts in each row, and its score of a sum of such counts, as in its own bootstrap."""
+    table = counter._extract_corpus_statistics(answers, [golds])
+    return table, lambda found: {name: counter._compute_score_from_stats([round(number) for number in found]).score}
 
 
 def _counter(golds: Sequence[str], **options: Any) -> Any:

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tunesmith.evaluate.metrics import MetricContext, Scored
+from tunesmith.evaluate.metrics import MetricContext, Scored, Sums
+from tunesmith.evaluate.metrics.bleu import counted
 
 
 def score(gold: str, answer: str, context: MetricContext) -> dict[str, Any]:
@@ -23,3 +24,9 @@ def total(rows: Sequence[Scored], context: MetricContext) -> dict[str, Any]:
     counter = CHRF()
     found = counter.corpus_score([row.answer for row in rows], [[row.gold for row in rows]])
     return {"chrf": found.score, "signature": str(counter.get_signature())}
+
+
+def sums(rows: Sequence[Scored], context: MetricContext) -> Sums:
+    from sacrebleu.metrics import CHRF
+
+    return counted(CHRF(), "chrf", [row.gold for row in rows], [row.answer for row in rows])

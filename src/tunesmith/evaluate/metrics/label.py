@@ -11,7 +11,7 @@ from tunesmith.i18n import _
 
 
 def score(gold: str, answer: str, context: MetricContext) -> dict[str, Any]:
-    """`correct`, `expected` and `label` (the deciding field of both; None if unreadable), `fields` of the answer."""
+    """`correct`, `expected` and `label`: the deciding field of both, None if unreadable."""
     if not context.answer_template:
         raise ConfigError(
             _("The metric label reads answers by data.answer_template, which is not set."), place="evaluation.metrics"
@@ -26,4 +26,4 @@ def score(gold: str, answer: str, context: MetricContext) -> dict[str, Any]:
     fields = parse_answer(context.answer_template, answer)
     expected, label = wanted[field].strip(), fields[field].strip() if fields else None
     correct = label is not None and fold(label) == fold(expected)
-    return {"correct": correct, "expected": expected, "label": label, "fields": fields}
+    return {"correct": correct, "expected": expected, "label": label}

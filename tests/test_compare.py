@@ -9,7 +9,7 @@ import random
 import re
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
-from itertools import product
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from tunesmith.conversation import Conversation, Message
 from tunesmith.errors import RunError
 from tunesmith.evaluate import report
 from tunesmith.evaluate.metrics import MetricContext, Scored, load
+from tunesmith.evaluate.plot_compare import COLOURS
 from tunesmith.evaluate.results import RESULTS, Report, totals
 from tunesmith.evaluate.run import evaluate
 from tunesmith.evaluate.statistics import DRAWS, holm, mcnemar, middle, paired_interval, redrawn, wilson
@@ -398,6 +399,36 @@ def test_three_pictures_with_chinese_names_and_no_boxes(tmp_path):
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in folder.glob("*.png"))
     height = int.from_bytes((folder / PICTURES[0]).read_bytes()[20:24])
     assert height > 57 * 50  # room for every group
+
+
+# Machado, Oliveira, Fernandes 2009: what eyes without one kind of cones see of linear RGB.
+EYES = {
+    "all": ((1, 0, 0), (0, 1, 0), (0, 0, 1)),
+    "no red": ((0.152286, 1.052583, -0.204868), (0.114503, 0.786281, 0.099216), (-0.003882, -0.048116, 1.051998)),
+    "no green": ((0.367322, 0.860646, -0.227968), (0.280085, 0.672501, 0.047413), (-0.011820, 0.042940, 0.968881)),
+    "no blue": ((1.255528, -0.076749, -0.178779), (-0.078411, 0.930809, 0.147602), (0.004733, 0.691367, 0.303900)),
+}
+XYZ = ((0.4124564, 0.3575761, 0.1804375), (0.2126729, 0.7151522, 0.0721750), (0.0193339, 0.1191920, 0.9503041))
+
+
+def dot(row: Sequence[float], values: Sequence[float]) -> float:
+    return sum(a * b for a, b in zip(row, values, strict=True))
+
+
+def seen(colour: str, eyes: str) -> tuple[float, float, float]:
+    """CIE L*a*b* of a colour as these eyes have it."""
+    parts = [value / 255 for value in bytes.fromhex(colour[1:])]
+    linear = [((v + 0.055) / 1.055) ** 2.4 if v > 0.04045 else v / 12.92 for v in parts]
+    left = [min(max(dot(row, linear), 0), 1) for row in EYES[eyes]]
+    xyz = [dot(row, left) / white for row, white in zip(XYZ, (0.95047, 1, 1.08883), strict=True)]
+    x, y, z = (v ** (1 / 3) if v > 0.008856 else 7.787 * v + 16 / 116 for v in xyz)
+    return 116 * y - 16, 500 * (x - y), 200 * (y - z)
+
+
+@pytest.mark.parametrize("eyes", EYES)
+def test_the_colours_are_told_apart_also_by_colour_blind_eyes(eyes):
+    colours = [seen(colour, eyes) for colour in COLOURS]
+    assert min(math.dist(a, b) for a, b in combinations(colours, 2)) > 25
 
 
 def test_without_groups_and_types_only_the_whole_is_drawn(tmp_path):

@@ -12,12 +12,15 @@ import os
 import random
 import re
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer.main
 
 from hostile import ACCEPTED, GOOD, REFUSED, REPORTED, Case, Place, checkpoint, config, data, lines, prompt, template
 from test_cli import Said, trained, tunesmith  # noqa: F401
@@ -73,6 +76,14 @@ def watch() -> Iterator[Watch]:
 
 
 @pytest.fixture(scope="module", autouse=True)
+def _the_command_line_is_built_once() -> Iterator[None]:
+    """typer makes all commands anew for each call, which is half of what a case takes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(typer.main, "get_command", cache(typer.main.get_command))
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
 def _the_base_model_stays_as_it_is(tiny_folder: Path) -> Iterator[None]:
     before = _hashes(tiny_folder)
     yield
@@ -101,7 +112,7 @@ def test_it_ends_as_it_must(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TUNESMITH_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     place = Place(tmp_path / "case", tiny_folder, lambda: request.getfixturevalue("trained").run)
     place.folder.mkdir()
     words = case.make(place)

@@ -37,6 +37,7 @@ def write(comparisons: Sequence[Comparison], path: Path) -> Path:
         parts.append(_scores(found))
     parts.append(finder())
     for found in comparisons:
+        parts.append(f"<h2>{shown(found.second.name)}</h2>" if len(comparisons) > 1 else "")
         parts += [_rows(_("Rows that broke: {n}"), found, found.broken)]
         parts += [_rows(_("Rows that were fixed: {n}"), found, found.fixed)]
     parts.append(_method(comparisons))
@@ -101,7 +102,8 @@ def _table(heading: str, kind: str, parts: Mapping[str, Difference], whole: Comp
             f'<td class="number" data-by="{after["accuracy"]}">{percent(before["accuracy"])} → '
             f'{percent(after["accuracy"])}</td><td class="number quiet" data-by="{found.n}">{found.n}</td></tr>'
         )
-    return f"<h2>{shown(heading)}</h2>\n{chart(heads, rows)}"
+    note = lines([_("Verdicts allow for the number of lines; an interval speaks of one line alone.")])
+    return f"<h2>{shown(heading)}</h2>\n{chart(heads, rows)}{note if len(rows) > 1 else ''}"
 
 
 def _scores(found: Comparison) -> str:

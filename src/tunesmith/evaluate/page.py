@@ -22,7 +22,7 @@ STYLE = """
 :root { color-scheme: light }
 body { font: 15px/1.5 system-ui, "Noto Sans SC", sans-serif; color: #1f2933; max-width: 60rem; margin: 2.5rem auto;
   padding: 0 1rem; overflow-wrap: break-word }
-h1 { font-size: 1.6rem; line-height: 1.3; margin: 0 } h2 { font-size: 1.15rem; margin: 2.2rem 0 .6rem }
+h1 { font-size: 1.6rem; line-height: 1.3; margin: 0 0 .8rem } h2 { font-size: 1.15rem; margin: 2.2rem 0 .6rem }
 .quiet { color: #66727f } .scroll { overflow-x: auto } .said { white-space: nowrap; padding-left: .3rem }
 table { border-collapse: collapse } td, th { padding: .25rem .9rem .25rem 0; text-align: left; font-weight: normal }
 th { color: #66727f } .number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }

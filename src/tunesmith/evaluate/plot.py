@@ -104,7 +104,8 @@ def bar(axes: Axes, y: float, group: dict[str, Any], colour: str, height: float)
     low, high = group["interval"]
     share = group["accuracy"]
     axes.barh(y, share, height, color=colour)
-    axes.plot([low, high], [y, y], color=INK, lw=1, alpha=0.55, solid_capstyle="butt")
+    axes.plot([low, high], [y, y], color="white", lw=2.2, alpha=0.55, solid_capstyle="butt")  # seen on dark bars too
+    axes.plot([low, high], [y, y], color=INK, lw=1, alpha=0.65, solid_capstyle="butt")
     text = f"{percent(share)}  ({group['correct']}/{group['n']})"
     axes.text(1.02, y, text, va="center", fontsize=8.5, color=INK, transform=axes.get_yaxis_transform())
 

@@ -16,7 +16,7 @@ from tunesmith.evaluate.results import percent
 from tunesmith.i18n import _
 
 MODEL, OVERALL, TYPE = "model_comparison.png", "overall_accuracy_comparison.png", "type_accuracy_comparison.png"
-COLOURS = (PALE_BLUE, BLUE, ORANGE, "#009e73", "#cc79a7", "#8c6d46")  # told apart without red and green
+COLOURS = (PALE_BLUE, BLUE, ORANGE, "#332288", "#882255", "#8c6d46")  # told apart also by colour-blind eyes
 WIDTH = 76  # letters in a line of a title
 
 Shares = Mapping[str, Sequence[dict[str, Any]]]  # under each name the share of right answers of every compared side

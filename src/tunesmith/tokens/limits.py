@@ -22,9 +22,11 @@ except ImportError:  # Windows has no such limits
     resource = None  # type: ignore[assignment]
 
 SECONDS = 1.0  # of this thread's processor time; a template takes milliseconds
-MEMORY = 1 << 29  # bytes beyond what the process has
+MEMORY = 1 << 30  # bytes beyond what the process has
 LENGTH = 20_000_000  # characters; the longest row has fewer
 STATM = "/proc/self/statm"
+
+_alone = threading.Lock()
 
 
 class Overrun(TemplateError):
@@ -62,10 +64,10 @@ def not_too_long(text: str) -> str:
 
 @contextmanager
 def _lid() -> Iterator[None]:
-    """The process can't grow by more than MEMORY. Nothing is bounded where other threads might want memory meanwhile,
-    and where the system does not tell how much there is."""
-    used = _used() if threading.active_count() == 1 else None
-    if used is None:
+    """The process can't grow by more than MEMORY: that holds for all its threads, while a rendering takes its moment.
+    Nothing is bounded where the system does not tell how much there is."""
+    used = _used()
+    if used is None or not _alone.acquire(blocking=False):  # another thread's lid is on, and will do
         yield
         return
     before = resource.getrlimit(resource.RLIMIT_AS)
@@ -75,6 +77,7 @@ def _lid() -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_AS, before)
+        _alone.release()
 
 
 def _used() -> int | None:

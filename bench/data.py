@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -39,36 +40,36 @@ TEMPLATE = "<|im_start|>system\n{}<|im_end|>\n<|im_start|>user\n{}<|im_end|>\n<|
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 1_000_000])
-    parser.add_argument("--sentences", type=int, default=6, help="of an answer; a question has a third as many")
+    parser.add_argument("--sentences", type=int, nargs="+", default=[6], help="of an answer; a question has a third")
     parser.add_argument("--num-proc", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--folder", type=Path, help="where rows and cache lie, instead of a folder that goes again")
     asked = parser.parse_args()
-    cores = len(psutil.Process().cpu_affinity())
     folder = asked.folder or Path(tempfile.mkdtemp(prefix="tunesmith-bench-"))
     folder.mkdir(parents=True, exist_ok=True)
-    model = base_model()
     found: list[dict[str, Any]] = []
     try:
-        for count in asked.rows:
-            data = folder / f"{count}x{asked.sentences}.jsonl"
-            if not data.exists():
-                make(data, count, asked.sentences, model)
-            bare = {n: bare_rate(model, data, n) for n in asked.num_proc}
-            for n in asked.num_proc:
-                shutil.rmtree(folder / "cache", ignore_errors=True)
-                for start in ("cold", "warm"):
-                    took = measured(command("check", data, model, folder, n), folder)
-                    found.append({"rows": count, "num_proc": n, "what": f"check, {start}", "bare": bare[n]} | took)
-                    print(found[-1], flush=True)
-            took = measured(command("train", data, model, folder, n), folder)
-            found.append(
-                {"rows": count, "num_proc": n, "what": "train to its first step, warm", "bare": bare[n]} | took
-            )
-            print(found[-1], flush=True)
-            write(found, cores, data.stat().st_size)
+        for length, count in product(asked.sentences, asked.rows):
+            for each in cases(count, length, asked.num_proc, folder):
+                found.append(each)
+                print(json.dumps(each), flush=True)
+                write(found)
     finally:
         if asked.folder is None:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def cases(count: int, length: int, processes: Sequence[int], folder: Path) -> Iterator[dict[str, Any]]:
+    model, data = base_model(), folder / f"{count}x{length}.jsonl"
+    if not data.exists():
+        make(data, count, length, model)
+    for n in processes:
+        told = {"rows": count, "size": data.stat().st_size, "num_proc": n, "bare": bare_rate(model, data, n)}
+        shutil.rmtree(folder / "cache", ignore_errors=True)
+        for start in ("cold", "warm"):
+            took = measured(command("check", data, model, folder, n), folder)
+            yield told | {"what": f"check, {start}"} | took
+    took = measured(command("train", data, model, folder, n), folder)
+    yield told | {"what": "train, one step and its evaluation, warm"} | took
 
 
 def make(file: Path, count: int, length: int, model: Path) -> None:
@@ -154,25 +155,27 @@ def resident(pid: int) -> int:
     return total
 
 
-def write(found: list[dict[str, Any]], cores: int, size: int) -> None:
-    each_row = size / found[-1]["rows"] / 1000
+def write(found: list[dict[str, Any]]) -> None:
+    cores = len(psutil.Process().cpu_affinity())
     lines = [
         "# Data on their way to the first step",
         "",
-        f"Made by `bench/data.py` on {cores} cores; rows of {each_row:.1f} KB. Everything counts the whole command, the"
-        " program's start included. Rows are those of a processor's second, so that a machine that others use too"
-        " distorts them less; beside them bare `tokenizers` batch encoding of the same text in as many threads, and the"
-        " share of its rate. Memory: all processes together.",
+        f"Made by `bench/data.py` on {cores} of the machine's cores. Everything counts the whole command, the program's"
+        " start included. Rates are rows of a processor's second, so that a machine that others use too distorts them"
+        " less; beside them bare `tokenizers` batch encoding of the same text in as many threads, and the share of its"
+        " rate. Memory: all processes together.",
         "",
-        "| rows | processes | | seconds | of processors | rows | bare tokenizers | share | memory, MB | cache, MB |",
-        "|---|" + "---|" * 9,
+        "| rows | KB each | processes | | seconds | of processors | rate | bare tokenizers | share | memory, MB"
+        " | cache, MB |",
+        "|---|" + "---|" * 10,
     ]
     for each in found:
         rate = each["rows"] / each["cpu"]
         share = f"{rate / each['bare']:.0%}" if each["what"].endswith("cold") else ""
         lines.append(
-            f"| {each['rows']:,} | {each['num_proc']} | {each['what']} | {each['seconds']:.1f} | {each['cpu']:.1f}"
-            f" | {rate:,.0f} | {each['bare']:,.0f} | {share} | {each['memory']:.0f} | {each['disk']:.0f} |"
+            f"| {each['rows']:,} | {each['size'] / each['rows'] / 1000:.1f} | {each['num_proc']} | {each['what']}"
+            f" | {each['seconds']:.0f} | {each['cpu']:.1f} | {rate:,.0f} | {each['bare']:,.0f} | {share}"
+            f" | {each['memory']:.0f} | {each['disk']:.0f} |"
         )
     (BENCH / "DATA.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 

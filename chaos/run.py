@@ -40,7 +40,7 @@ def main() -> int:
     asked.add_argument("--kills", type=int, default=200, help="trainings to kill; the rest is in proportion")
     asked.add_argument("--seed", type=int, default=1)
     asked.add_argument("--csv", type=Path, default=Path(__file__).with_name("results.csv"))
-    asked.add_argument("--only", choices=[*SHARES], help="one kind of trial alone")
+    asked.add_argument("--only", choices=[*SHARES], action="append", help="this kind of trial alone, or some of them")
     asked.add_argument("--first", type=int, default=1, help="number of the first trial: a long run may be dealt out")
     words = asked.parse_args()
     os.environ["TUNESMITH_LANG"], os.environ["HF_HUB_OFFLINE"] = "en", "1"
@@ -55,9 +55,9 @@ def _all(words: argparse.Namespace, place: Path) -> dict[str, list[Result]]:
     scenes.make(place)
     trials, found, number = Trials(place), defaultdict(list), words.first - 1
     with words.csv.open("w", encoding="utf-8", newline="") as file:
-        table = csv.writer(file)
+        table = csv.writer(file, lineterminator="\n")
         table.writerow(COLUMNS)
-        for kind in [words.only] if words.only else SHARES:
+        for kind in words.only or SHARES:
             for _ in range(max(1, round(words.kills * SHARES[kind]))):
                 number, started = number + 1, time.monotonic()
                 seed = words.seed * 1_000_000 + number

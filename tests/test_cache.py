@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tracemalloc
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import pytest
 from tunesmith.actions.base import make_encoder
 from tunesmith.actions.encoding import Source, code_sha256
 from tunesmith.actions.prepare import Prepared, prepare
-from tunesmith.actions.voice import Voice
+from tunesmith.actions.voice import Advance, Voice
 from tunesmith.cli import main
 from tunesmith.config.load import load
 from tunesmith.config.schema import Config
@@ -253,6 +254,20 @@ def test_damaged_rows_are_noticed_and_made_anew(
     assert "damaged" in voice.text
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
     assert [path.name for path in kept.iterdir()] == [folder.name]
+
+
+def test_data_that_change_while_they_are_read_are_refused(data: Path, kept: Path, tiny_folder: Path) -> None:
+    class Meddling(Voice):
+        @contextmanager
+        def progress(self, title: str) -> Iterator[Advance]:
+            yield lambda done, total, text: grow()
+
+    def grow() -> None:
+        write(data, 70)
+
+    with pytest.raises(DataError, match="changed while they were read"):
+        encode(config(data, tiny_folder, f"data.cache={kept}"), Meddling())
+    assert list(kept.iterdir()) == []
 
 
 def recipe_of(settings: Config) -> Recipe:

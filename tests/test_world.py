@@ -187,6 +187,7 @@ def assert_holds_what_is_planned(run: Path, engine: str) -> None:
         assert found[name] == pytest.approx(whole / (2 if name in way.divided else 1), rel=0.02), name
 
 
+@pytest.mark.long
 def test_a_smaller_or_larger_world_goes_on_with_a_run(alone, tmp_path):
     """2 -> 1 and 1 -> 2: the same conversations a step, the weights of a run that one process made."""
     straight = alone("alone:lora:1")
@@ -210,6 +211,7 @@ def test_a_smaller_or_larger_world_goes_on_with_a_run(alone, tmp_path):
         ("zero3", "fsdp", "lora"),
         ("fsdp", "zero3", "full"),
         ("zero3", "alone", "full"),
+        ("fsdp", "alone", "full"),
     ],
 )
 def test_any_engine_goes_on_behind_any_other(alone, tmp_path, first, then, method):
@@ -337,6 +339,7 @@ def reached(run: Path, step: int) -> bool:
     return not step or (run / f"checkpoint-{step}").is_dir()
 
 
+@pytest.mark.long
 def test_a_process_that_hangs_is_named_and_ends_all(command, tmp_path, monkeypatch):
     monkeypatch.setattr(worlds_module, "SILENCE", 6.0)
     monkeypatch.setattr(worlds_module, "BEAT", 0.5)
@@ -349,6 +352,7 @@ def test_a_process_that_hangs_is_named_and_ends_all(command, tmp_path, monkeypat
     assert 1 in ranks.codes(60)
 
 
+@pytest.mark.long
 def test_the_launcher_of_its_own_trains_and_names_who_was_killed(command, tmp_path, capfd):
     """`--nproc 2`: the processes are started anew, one is killed from outside."""
     run = tmp_path / "run"

@@ -124,12 +124,10 @@ def held(engine: Engine) -> dict[str, int]:
     parameters = list(engine.trainee.parameters())
     if isinstance(engine, Zero):
         local = [p.ds_tensor if engine.stage == 3 else p for p in parameters]
-        inner = engine.optimizer.optimizer
-        copies = [flat for group in inner.param_groups for flat in group["params"]]
+        copies = engine.flat
     else:
         local, copies = [getattr(p, "_local_tensor", p) for p in parameters], []
-        inner = engine.optimizer.optimizer
-    moments = [value for state in inner.state.values() for value in state.values() if value.ndim]
+    moments = [value for state in engine.optimizer.optimizer.state.values() for value in state.values() if value.ndim]
     moments = [getattr(value, "_local_tensor", value) for value in moments]
     return {"weights": sum(t.nbytes for t in local), "optimizer": sum(t.nbytes for t in [*moments, *copies])}
 

@@ -25,6 +25,7 @@ from tunesmith.data import formats, own
 from tunesmith.data.glance import Glance, glance
 from tunesmith.data.intake import Intake
 from tunesmith.data.read import Files
+from tunesmith.errors import DataError
 from tunesmith.i18n import _, language
 from tunesmith.tokens.cache import Store, Writer, make_room, opened, stores, used
 from tunesmith.tokens.encode import Encoder
@@ -80,6 +81,9 @@ class Source:
                 for chunk in chunks(self.files, recipe, processes(section.num_proc, self.size)):
                     writer.add(chunk)
                     advance(writer.rows, seen.rows, "")
+            if _key(self.files.found, self._config, encoder) != self._key:
+                text = _("The data changed while they were read. Start again when they stay as they are.")
+                raise DataError(text, _place(self._paths))
             intake = Intake.known(seen.format, section)
             intake.seen = writer.seen
             told = {

@@ -31,6 +31,7 @@ _SIZES = {  # of config.json: what no honest model exceeds
     "vocab_size": 100_000_000,
     "max_position_embeddings": 10**12,
 }
+FAR = 4  # times the largest size that the weights have; what is nearer is compared weight by weight
 _ESSENTIALS = ("model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size", "hidden_act")
 
 
@@ -166,15 +167,15 @@ def _read_object(path: Path, advice: str) -> dict[str, Any]:
 
 
 def refuse_absurd(found: dict[str, Tensor], config: dict[str, Any], folder: Path) -> None:
-    """Raises ModelError where config.json speaks of a larger model than the weights are: to build it would take what
-    memory and time there is, only to find them missing. `config` is of the language model."""
+    """Raises ModelError where config.json speaks of a far larger model than the weights are: to build it would take
+    what memory and time there is, only to find them missing. `config` is of the language model."""
     if "quantization_config" in config or not found:
         return
     layers = 1 + max((int(match[1]) for name in found if (match := re.search(r"\.(\d+)\.", name))), default=0)
     side = max((side for tensor in found.values() for side in tensor.shape), default=0)
     bounds = {"num_hidden_layers": layers, **dict.fromkeys(("hidden_size", "intermediate_size", "vocab_size"), side)}
     for name, most in bounds.items():
-        if isinstance(config.get(name), int) and config[name] > most:
+        if isinstance(config.get(name), int) and config[name] > FAR * most:
             problem = _("{name} is {value}; the weights beside it have no more than {most}. They are not a pair.")
             raise ModelError(problem.format(name=name, value=config[name], most=most), str(folder / "config.json"))
 

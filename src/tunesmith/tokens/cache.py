@@ -131,7 +131,7 @@ class Store:
     """The rows of a folder, by their numbers in the input. Columns are read whole, tokens where they are asked for."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises OSError, ValueError, KeyError, TypeError where the folder holds nothing that can be believed."""
+        """Raises whatever reading JSON and looking into it can raise where the folder holds nothing to be believed."""
         self.folder = folder
         meta = json.loads((folder / META).read_text(encoding="utf-8"))
         if meta.pop("sum") != _sum_of(meta):
@@ -235,7 +235,7 @@ def opened(folder: Path) -> Store | None:
     """The rows in a folder; None where there are none, or none that can be read."""
     try:
         return Store(folder)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from _thread import start_new_thread
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -16,7 +17,6 @@ from contextlib import contextmanager
 from itertools import count, islice
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import wait
-from threading import Thread
 from types import ModuleType
 
 from tunesmith.data.row import BadRow, Row
@@ -68,7 +68,8 @@ def chunks(rows: Iterable[Row | BadRow], recipe: Recipe, number: int) -> Iterato
 def _begin(recipe: Recipe) -> None:
     global _packer
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
-    Thread(target=_end_with_parent, daemon=True).start()
+    # It only waits, so it is none of `threading`'s: limits.py bounds a template's memory where there is one thread.
+    start_new_thread(_end_with_parent, ())
     _packer = recipe.packer()
 
 

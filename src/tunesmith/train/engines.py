@@ -128,7 +128,20 @@ class Shards(Copies):
         return float(norm.full_tensor())
 
     def weights(self) -> Tensors:
+        self._spread()
         return self._whole(_kept(self.trainee))
+
+    def moments(self) -> Tensors:
+        self._spread()
+        return super().moments()
+
+    def _spread(self) -> None:
+        """Behind an evaluation the outermost weights are still whole, and not those that the optimizer knows."""
+        from torch.distributed.fsdp import FSDPModule
+
+        for module in self.trainee.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
 
 
 class Zero:
@@ -215,14 +228,20 @@ class Zero:
             self.optimizer._hp_optimizer_states_linked = False
             self.optimizer._lazy_init_hp_params_optimizer_state()
 
+    @property
+    def flat(self) -> list[Tensor]:
+        """This process's share of what is trained, in float32, as the optimizer has it."""
+        if self.stage == 3:
+            return list(self.optimizer.fp32_partitioned_groups_flat)
+        return [flat for group in self.optimizer.optimizer.param_groups for flat in group["params"]]
+
     def restore(self, moments: Mapping[str, Tensor]) -> None:
         from deepspeed.utils import safe_set_full_optimizer_state
 
         step = next((value for key, value in moments.items() if key.endswith("::step")), torch.zeros(()))
-        for group in self.optimizer.optimizer.param_groups:
-            for flat in group["params"]:
-                empty = {key: torch.zeros_like(flat) for key in MOMENTS}
-                self.optimizer.optimizer.state[flat] = empty | {"step": step.clone()}
+        for flat in self.flat:
+            empty = {key: torch.zeros_like(flat) for key in MOMENTS}
+            self.optimizer.optimizer.state[flat] = empty | {"step": step.clone()}
         self._link()
         for name, parameter in trained(self.trainee):
             for key in MOMENTS:

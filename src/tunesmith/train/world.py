@@ -38,7 +38,6 @@ class World:
     size: int = 1
     local_rank: int = 0
     local_size: int = 1
-    restarted: bool = False  # by torchrun, after a failure
 
     @classmethod
     def of_environment(cls) -> World:
@@ -54,9 +53,8 @@ class World:
             )
             raise ConfigError(text.format(size=size, names=", ".join(missing)))
         local_size = int(told.get("LOCAL_WORLD_SIZE", told.get("LOCAL_SIZE", size)))
-        restarted = int(told.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
         told.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else every end of a process is told in stack frames
-        return cls(int(told["RANK"]), size, int(told["LOCAL_RANK"]), local_size, restarted)
+        return cls(int(told["RANK"]), size, int(told["LOCAL_RANK"]), local_size)
 
     @property
     def first(self) -> bool:

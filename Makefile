@@ -27,7 +27,7 @@ chaos: $(STAMP) ## kill N=200 real trainings, resume them, and compare the bits
 	$(BIN)/python chaos/run.py --kills $(N)
 
 test: $(STAMP) ## the tests, in minutes
-	$(BIN)/python -m pytest -m "not long"
+	$(BIN)/python -m pytest -m "not long" -n 2 --dist loadfile
 
 test-long: $(STAMP) ## the slow proofs, at most an hour
 	$(BIN)/python -m pytest -m long

@@ -198,7 +198,7 @@ class Trials:
         aim = Aim("operation", kept, rng.randint(1, operations))
         found = Result("kill in cache", "", 1, f"operation {aim.number}", expected=expected[:16])
         found.moment = nursery.run(words, aim).moment
-        for path in [kept, *kept.rglob("*")]:
+        for path in [kept, *kept.rglob("*")] if kept.exists() else []:
             os.utime(path, (1e9, 1e9))  # hours later: whoever wrote here is certainly gone
         again = nursery.run(words)
         found.wrong += [f"exit code {again.code}"] if again.code else []

@@ -22,7 +22,21 @@ from typing import Any
 import pytest
 import typer.main
 
-from hostile import ACCEPTED, GOOD, REFUSED, REPORTED, Case, Place, checkpoint, config, data, lines, prompt, template
+from hostile import (
+    ACCEPTED,
+    GOOD,
+    REFUSED,
+    REPORTED,
+    Case,
+    Place,
+    checkpoint,
+    config,
+    data,
+    lines,
+    prompt,
+    tables,
+    template,
+)
 from test_cli import Said, trained, tunesmith  # noqa: F401
 from tunesmith.config.load import load
 from tunesmith.config.settings import settings
@@ -41,7 +55,7 @@ WATCHED = (
     "pickle.find_class",
 )
 KINDS = {
-    "data": data.cases,
+    "data": lambda: [*data.cases(), *tables.cases()],
     "config": config.cases,
     "checkpoint": lambda: [*checkpoint.cases(), *template.cases()],
     "prompt": prompt.cases,

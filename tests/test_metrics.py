@@ -387,9 +387,10 @@ def test_a_perplexity_beyond_all_numbers_is_a_number_still():
 
 
 def test_the_loss_equals_the_evaluation_loss_of_training(tiny_tokenizer, tiny_model, tmp_path):
-    from accelerate import Accelerator
+    import torch
 
     from tunesmith.config.schema import TrainingSection
+    from tunesmith.train import launch
     from tunesmith.train.loop import Loop
     from tunesmith.train.loss import Trainee
     from tunesmith.train.probe import probe
@@ -401,9 +402,8 @@ def test_the_loss_equals_the_evaluation_loss_of_training(tiny_tokenizer, tiny_mo
     able = probe(model, 64)
     trainee = Trainee(model, fast_head=able.fast_head)
     section = TrainingSection(output_dir=tmp_path)
-    loop = Loop(
-        Accelerator(cpu=True), trainee, rows, rows, section, tmp_path, forest=able.forest, pad_id=encoder.pad_id
-    )
+    started = launch.start(section, weights=torch.float32, device="cpu")
+    loop = Loop(started, trainee, rows, rows, section, tmp_path, forest=able.forest, pad_id=encoder.pad_id)
     assert found["loss"] == pytest.approx(loop.evaluation_loss(rows)[0], rel=1e-5)
     assert found["loss"] != pytest.approx(math.log(found["perplexity"]), rel=1e-3), "the loss is weighted"
 

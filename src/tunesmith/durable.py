@@ -42,7 +42,7 @@ def write_text(path: Path, text: str) -> None:
     """Puts a file in place of an older one: a reader, or a crash, meets the one or the other, never half of one."""
     temporary = _beside(path, _TEMPORARY)
     try:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # as JSON writes a lone surrogate
         sync(temporary)
         temporary.replace(path)
     finally:

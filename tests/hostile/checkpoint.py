@@ -82,9 +82,8 @@ def weights() -> Iterator[Case]:
     yield from model(
         "a header of many gigabytes", text(WEIGHTS, struct.pack("<Q", 1 << 62) + bytes(99)), "is cut short"
     )
-    yield from model(
-        "a header that is deep", text(WEIGHTS, struct.pack("<Q", 100_000) + DEEP.encode()), "damaged header"
-    )
+    deep = struct.pack("<Q", 100_000) + DEEP.encode()
+    yield from model("a header that is deep", text(WEIGHTS, deep), "damaged header")
     yield from model("a header that is a list", text(WEIGHTS, struct.pack("<Q", 2) + b"[]"), "damaged header")
     yield from model("a shape below zero", header(WEIGHTS, entry(shape=[-1, -64])), "damaged header")
     yield from model("a shape that is text", header(WEIGHTS, entry(shape="abc")), "damaged header")

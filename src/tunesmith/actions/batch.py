@@ -101,21 +101,23 @@ def _key(opened: Opened, source: Path, system: str | None) -> str:
 
 
 def _answer(opened: Opened, prompts: list[Prompt], partial: Partial, voice: Voice) -> None:
-    """Asks every row that has no answer yet."""
+    """Asks every row that has no answer yet, in the company in which all rows would be asked."""
     from tunesmith.generate.engine import as_done
 
-    asked = [(i, p.conversation) for i, p in enumerate(prompts) if p.conversation and i not in partial.answers]
-    total = sum(prompt.conversation is not None for prompt in prompts)
+    asked = [(i, p.conversation) for i, p in enumerate(prompts) if p.conversation]
+    total, first = len(asked), next((k for k, (i, _c) in enumerate(asked) if i not in partial.answers), None)
     if partial.answers:
         voice.say(_("Going on: {n} of {total} answers are there.").format(n=len(partial.answers), total=total))
-    if not asked:
+    if first is None:
         return
     model = opened.model()
     try:
         with voice.progress(_("Answering")) as advance:
-            for i, answer in as_done(model, opened.encoder, [c for _row, c in asked], opened.config.generation):
-                partial.add(asked[i][0], _said(answer))
-                advance(len(partial.answers), total, "")
+            conversations, section = [c for _row, c in asked], opened.config.generation
+            for i, answer in as_done(model, opened.encoder, conversations, section, first=first):
+                if asked[i][0] not in partial.answers:
+                    partial.add(asked[i][0], _said(answer))
+                    advance(len(partial.answers), total, "")
     except KeyboardInterrupt:
         text = _("{n} of {total} answers are kept in {path}. The same command goes on.")
         voice.say(text.format(n=len(partial.answers), total=total, path=partial.path))

@@ -81,7 +81,7 @@ class Source:
                 for chunk in chunks(self.files, recipe, processes(section.num_proc, self.size)):
                     writer.add(chunk)
                     advance(writer.rows, seen.rows, "")
-            if _key(self.files.found, self._config, encoder) != self._key:
+            if _hashes(self.files.found) != self._key["files"]:
                 text = _("The data changed while they were read. Start again when they stay as they are.")
                 raise DataError(text, _place(self._paths))
             intake = Intake.known(seen.format, section)
@@ -178,7 +178,7 @@ def _key(files: Sequence[Path], config: Config, encoder: Encoder) -> dict[str, A
     template, data = config.template.model_dump(mode="json"), config.data.model_dump(mode="json")
     today = encoder.template.date or os.environ.get("SOURCE_DATE_EPOCH") or f"{date.today():%Y-%m-%d}"
     return {
-        "files": [[str(file.resolve()), file_sha256(file)] for file in files],
+        "files": _hashes(files),
         "tokenizer": [file_sha256(f) for name in TOKENIZER if (f := encoder.tokenizer.folder / name).is_file()],
         "template": encoder.template.sha256,
         **{f"template.{name}": template[name] for name in TEMPLATE},
@@ -188,6 +188,10 @@ def _key(files: Sequence[Path], config: Config, encoder: Encoder) -> dict[str, A
         "language": language(),  # of the reasons for which rows are rejected
         "code": [code_sha256(), version("tokenizers"), version("jinja2")],
     }
+
+
+def _hashes(files: Sequence[Path]) -> list[list[str]]:
+    return [[str(file.resolve()), file_sha256(file)] for file in files]
 
 
 def _own_format(name: str | None) -> str | None:

@@ -6,7 +6,6 @@ Every share comes with its 95 % interval. Knows nothing of how answers came abou
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -39,7 +38,7 @@ class Report:
         """Whole or not at all: under another name first, then renamed."""
         path.parent.mkdir(parents=True, exist_ok=True)
         content = {"version": VERSION, "totals": self.totals, "settings": self.settings, "rows": self.rows}
-        unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+        unfinished = path.with_name(f".{path.name}.unfinished")
         text = json.dumps(content, ensure_ascii=False, indent=1, default=str) + "\n"
         unfinished.write_text(text, encoding="utf-8", errors="backslashreplace")  # as JSON writes a lone surrogate
         unfinished.replace(path)

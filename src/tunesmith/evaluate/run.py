@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -198,7 +197,7 @@ def _answers(
     key = _hash([settings, [[asdict(m) for m in p.messages] for p in prompts]])
     done = _kept(partial, key)
     partial.parent.mkdir(parents=True, exist_ok=True)
-    whole = partial.with_name(f".{partial.name}.{os.getpid()}")  # the last line of the old one may be cut short
+    whole = partial.with_name(f".{partial.name}.unfinished")  # the last line of the old one may be cut short
     whole.write_text("".join(_line(record) for record in [{"key": key}, *done]), encoding="utf-8")
     whole.replace(partial)
     with partial.open("a", encoding="utf-8") as file:

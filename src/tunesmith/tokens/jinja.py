@@ -13,6 +13,7 @@ from jinja2.ext import Extension
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from tunesmith.i18n import _
 from tunesmith.tokens.limits import Clock, bounded, not_too_long
 
 # What these filters do to a text, the text itself notices.
@@ -66,7 +67,7 @@ class _World(ImmutableSandboxedEnvironment):
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         if isinstance(left, int) and isinstance(right, int) and left.bit_length() * right > MOST_DIGITS:
-            raise TemplateError("a power with too many digits")
+            raise TemplateError(_("a power with too many digits"))
         return super().call_binop(context, operator, left, right)
 
 
@@ -100,7 +101,7 @@ def _countable(value: Any) -> Any:
             inside = part.values() if isinstance(part, dict) else part
             count += len(part)
             if count > MOST_PARTS:
-                raise TemplateError("a list with too many parts")
+                raise TemplateError(_("a list with too many parts"))
             stack += [item for item in inside if isinstance(item, list | tuple | dict)]
     return value
 

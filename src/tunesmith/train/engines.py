@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
@@ -31,7 +32,9 @@ class Copies:
 
     def __init__(self, accelerator: Accelerator, trainee: Trainee, section: TrainingSection) -> None:
         self.accelerator, self.trainee = accelerator, trainee
-        self.model, self.optimizer = accelerator.prepare(trainee, make_optimizer(trainee.model, section))
+        with warnings.catch_warnings():  # torch is about to rename broadcast_buffers, which accelerate passes on
+            warnings.simplefilter("ignore", FutureWarning)
+            self.model, self.optimizer = accelerator.prepare(trainee, make_optimizer(trainee.model, section))
 
     @property
     def name(self) -> str:

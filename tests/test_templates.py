@@ -278,12 +278,12 @@ def test_reasoning_without_a_place_is_one_line_for_the_whole_file(tiny_folder: P
         prepare(load(None, words).config, Voice())
     [problem] = raised.value.problems
     assert problem.place == f"{data}:2"
-    assert problem.message.startswith("3 of 4 rows")
+    assert problem.message.startswith("Rows hold reasoning, this one first")
     assert "keep" in problem.message
     assert "strip" in problem.message
     assert prepare(load(None, [*words, "template.thinking=keep"]).config, Voice()).train.answers == 4
     silent = [*words, "template.enable_thinking=false"]
-    with pytest.raises(TemplateError, match=r"3 of 4 rows .*enable_thinking"):
+    with pytest.raises(TemplateError, match=r"Rows hold reasoning, this one first.*enable_thinking"):
         prepare(load(None, silent).config, Voice())
 
 

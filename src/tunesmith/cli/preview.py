@@ -29,7 +29,8 @@ def show_preview(shown: Preview) -> None:
 
     console = Console(highlight=False, soft_wrap=True)
     plain = console.color_system is None
-    console.rule(f"{shown.conversation.origin}  " + _("as read"), align="left", style="dim")
+    console.print(Text(escape(str(shown.conversation.origin))))  # a line of its own: a rule would cut a long path
+    console.rule(_("as read"), align="left", style="dim")
     _read(shown.conversation, console)
     console.rule(_("as rendered"), align="left", style="dim")
     console.print(Text(escape(shown.rendered, keep="\n")))

@@ -75,5 +75,5 @@ def _neighbour(text: str, folder: Path) -> str | None:
         except (OSError, ValueError):
             continue
         if near:
-            return escape(os.path.join(parent, near))
+            return escape(os.path.join(os.path.dirname(text), near))
     return None

@@ -68,8 +68,8 @@ def held(shape: Shape, how: How, load: Load, way: Way, devices: int) -> Held:
 def own(shape: Shape, how: How, way: Way) -> tuple[float, float]:
     """Bytes of all weights and of all that the optimizer keeps, before anything is divided.
 
-    An adapter is float32 itself. All weights are float32 with DDP and FSDP2; ZeRO keeps a float32 copy of what is trained
-    among what it divides, and computes with weights in the type that computes.
+    An adapter is float32 itself. All weights are float32 with DDP and FSDP2; ZeRO keeps a float32 copy of what is
+    trained among what it divides, and computes with weights in the type that computes.
     """
     if not how.full:
         return shape.parameters * how.weight_bytes, how.trained * (MASTER + MOMENTS + GRADIENT)

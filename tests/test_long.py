@@ -49,7 +49,7 @@ def test_the_demo_gains_fifty_points(tmp_path, proofs):
     proofs += [
         ("demo: accuracy before and after", f"{base.accuracy:.1%}, {tuned.accuracy:.1%} of {tuned.totals['n']} rows"),
         ("demo: time after installation", f"{summary.seconds / 60:.1f} minutes"),
-        ("merged = base + adapter in float32, largest difference of logits", f"{proof['merged'][0]:.1e}"),
+        ("merged = base + adapter in float64, largest difference of logits", f"{proof['merged'][0]:.1e}"),
     ]
     assert tuned.accuracy - base.accuracy >= 0.5
     evaluation = tmp_path / "demo/run/evaluation"

@@ -69,7 +69,7 @@ def say_ledger(prepared: Prepared, voice: Voice) -> None:
         "rejected": _("{n} rejected"),
     }
     said += [text.format(n=totals[name]) for name, text in names.items() if totals.get(name)]
-    voice.say(said[0] + ": " + ", ".join(said[1:]) + ".")
+    voice.say(_("{whole}: {parts}.").format(whole=said[0], parts=_(", ").join(said[1:])))
     for name, found in ledger["files"].items():
         text = _("{n} of {rows} rows of the file for {purpose} are used.")
         purpose = {"validation": _("validation"), "test": _("testing")}[name]

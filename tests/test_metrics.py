@@ -428,3 +428,34 @@ def test_eval_measures_perplexity_when_it_is_asked_to(tiny_folder, tmp_path):
 def test_answers_alone_have_no_perplexity(tmp_path):
     with pytest.raises(ConfigError, match="needs the model"):
         judged(tmp_path, ENGLISH, metrics=["perplexity"])
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("答案是18。", "18"),
+        ("一共有18个苹果", "18"),
+        ("先有5个，总共18个", "18"),
+        ("#### 答案18", "18"),
+        ("版本 v1.18", None),
+    ],
+)
+def test_a_number_may_touch_a_chinese_letter(text, number):
+    assert load("numeric")("18", text, PLAIN)["label"] == number
+
+
+@pytest.mark.parametrize(
+    ("text", "letter"),
+    [("The answer is a bit unclear", None), ("answer is a dog", None), ("Answer: b", "B"), ("The answer is C", "C")],
+)
+def test_a_small_letter_in_a_sentence_is_no_choice(text, letter):
+    assert load("choice")("A", text, PLAIN)["label"] == letter
+
+
+def test_one_call_is_a_call_before_it_is_an_object():
+    golds = ['{"id": "call_1", "name": "f", "arguments": {"a": 1}}', '{"id": "call_2", "name": "g", "arguments": {}}']
+    assert default(PLAIN, golds) == ["tool_call"]
+    judge = load("tool_call")
+    assert judge(golds[0], '{"id": "x", "name": "f", "arguments": "{\\"a\\": 1}"}', PLAIN)["correct"]
+    assert judge(golds[1], '{"name": "g", "arguments": "{}"}', PLAIN)["correct"]
+    assert not judge(golds[0], "[" * 2_000, PLAIN)["correct"], "nothing that an answer holds ends an evaluation"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tunesmith import rundir
+from tunesmith import durable, rundir
 from tunesmith.errors import RunError
 
 
@@ -201,3 +201,25 @@ def test_a_damaged_run_json_is_named(tmp_path: Path) -> None:
     (run / "run.json").write_text('{"base": ')
     with pytest.raises(RunError, match=r"run\.json"):
         rundir.find(str(run))
+
+
+def test_what_only_looks_like_a_remain_is_left_alone(tmp_path):
+    mine, theirs = tmp_path / ".checkpoint-2.tmp-12-0a1b2c", tmp_path / ".checkpoint-2.old-notes"
+    for folder in (mine, theirs):
+        folder.mkdir()
+    durable.clear(tmp_path / "checkpoint-2")
+    assert (mine.exists(), theirs.exists()) == (False, True)
+
+
+def test_a_lock_that_is_a_link_is_not_written_through(tmp_path):
+    foreign = tmp_path / "foreign.txt"
+    foreign.write_text("words")
+    (tmp_path / ".lock").symlink_to(foreign)
+    with pytest.raises(RunError, match="can't be opened"), durable.locked(tmp_path / ".lock"):
+        pass
+    assert foreign.read_text() == "words"
+
+
+def test_records_that_are_none_are_left_out(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('null\n{"step": "x"}\n' + "[" * 99_999 + '\n{"step": 2}\n')
+    assert rundir.metrics(tmp_path) == [{"step": 2}]

@@ -9,6 +9,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import sys
@@ -102,7 +103,9 @@ def clear(final: Path) -> None:
 
 
 def _remains(final: Path, kind: str) -> list[Path]:
-    return list(final.parent.glob(f".{escape(final.name)}{kind}*"))
+    begin = f".{final.name}{kind}"
+    found = final.parent.glob(f"{escape(begin)}*")
+    return [path for path in found if re.fullmatch(r"\d+-[0-9a-f]+", path.name.removeprefix(begin))]
 
 
 def _beside(path: Path, kind: str) -> Path:
@@ -139,8 +142,13 @@ def locked(file: Path) -> Iterator[None]:
 
 def _open_locked(file: Path) -> int | None:
     """An open descriptor that has the lock; None where another process has it."""
+    own = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)  # a link would lead to a file of somebody else's
     while True:
-        descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            descriptor = os.open(file, own, 0o666)
+        except OSError as error:
+            text = _("The file can't be opened: {why}.").format(why=error.strerror)
+            raise RunError(text, place=str(file)) from None
         if not _lock(descriptor):
             os.close(descriptor)
             return None

@@ -11,6 +11,7 @@ import json
 import math
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -144,7 +145,7 @@ def checkpoints(run: Path) -> list[Checkpoint]:
     manifest can't be read has no numbers, and does not pass `verify`."""
     found = []
     for path in run.glob("checkpoint-*"):
-        if re.fullmatch(r"checkpoint-\d+", path.name) and (path / MANIFEST).is_file():
+        if re.fullmatch(r"checkpoint-(0|[1-9][0-9]*)", path.name) and (path / MANIFEST).is_file():
             try:
                 manifest = _read_json(path / MANIFEST)
             except RunError:
@@ -193,11 +194,9 @@ def metrics(run: Path, name: str = METRICS) -> list[dict[str, Any]]:
         return []
     records = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
+        with suppress(ValueError, RecursionError):
             records.append(json.loads(line))
-        except ValueError:
-            continue
-    return records
+    return [record for record in records if isinstance(record, dict) and isinstance(record.get("step"), int)]
 
 
 def runs(root: Path) -> list[Path]:

@@ -89,7 +89,7 @@ def default(context: MetricContext, golds: Sequence[str] = ()) -> list[str]:
     metric whose answers these are; else `exact`, with the likeness of words where answers are sentences."""
     if context.answer_template:
         return ["label", "rouge"] if len(context.fields) > 1 else ["label"]
-    for name in names():
+    for name in sorted(names(), key=lambda name: name != "tool_call"):  # a call is a JSON object, too
         suits = load(name).suits
         if golds and suits and suits(golds):
             return [name]

@@ -13,8 +13,8 @@ from tunesmith.i18n import _
 
 _FIRST = re.compile(r"[*(\[]*([A-D])(?:[*)\].:,、]|\s*$|\s*\n)")  # A   A.   (A)   **A**   A: because
 _NAMED = re.compile(
-    r"(?:answer|option|choice|correct|答案|选项|选择|应选|故选|选)[^A-Za-z\n]{0,8}(?:is|are|为|是)?[^A-Za-z\n]{0,8}\b([A-D])(?![A-Za-z'])",
-    re.I,
+    r"(?i:answer|option|choice|correct|答案|选项|选择|应选|故选|选)[^A-Za-z\n]{0,8}(?i:is|are|为|是)?[^A-Za-z\n]{0,8}"
+    r"\b([A-D](?![A-Za-z'])|[a-d](?=\s*(?:[.)\n]|$)))"  # a small letter is mostly a word: "is a dog"
 )
 _BOXED = re.compile(r"\\boxed\{(?:\\text\{)?\(?([A-D])\)?\}")
 _ALONE = re.compile(  # "A dog" is no choice, "A or B" are two

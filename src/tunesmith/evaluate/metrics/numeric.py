@@ -16,7 +16,7 @@ from tunesmith.evaluate.metrics import MetricContext
 from tunesmith.i18n import _
 
 _NUMBER = re.compile(
-    r"(?<![\w.])[-+]?(?:[$€£¥]\s*)?((?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)(?:e([-+]?\d{1,3})(?![a-z\d]))?",
+    r"(?<![A-Za-z\d_.])[-+]?(?:[$€£¥]\s*)?((?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)(?:e([-+]?\d{1,3})(?![a-z\d]))?",
     re.I,
 )
 _BOXED = re.compile(r"\\boxed\{([^{}]*)\}")

@@ -40,7 +40,7 @@ def calls(text: str) -> list[Call]:
     try:
         whole = json.loads(text)
         found = whole if isinstance(whole, list) else [whole]
-    except ValueError:
+    except (ValueError, RecursionError):
         found = [_object(line) for line in text.splitlines()]
     return [call for call in map(_call, found) if call]
 
@@ -48,7 +48,7 @@ def calls(text: str) -> list[Call]:
 def _object(line: str) -> Any:
     try:
         return json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 
@@ -59,7 +59,8 @@ def _call(value: Any) -> Call | None:
     if key is None:
         return None
     arguments = value[key]
-    return value["name"], _object(arguments) or arguments if isinstance(arguments, str) else arguments
+    read = _object(arguments) if isinstance(arguments, str) else None
+    return value["name"], arguments if read is None else read
 
 
 def _key(call: Call) -> str:

@@ -23,7 +23,7 @@ from pydantic import (
 
 from tunesmith.i18n import _
 
-Positive = Annotated[int, Field(gt=0, lt=2**31)]
+Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -198,7 +198,7 @@ class LoraSection(Section):
 
 class TrainingSection(Section):
     output_dir: Path | None = Field(None, description="The run folder; by default runs/NAME-OF-THE-DATA.")
-    num_train_epochs: Annotated[float, Field(gt=0, le=1e6)] = Field(3.0, description="Passes over the training rows.")
+    num_train_epochs: Annotated[float, Field(gt=0)] = Field(3.0, description="Passes over the training rows.")
     max_steps: int = Field(-1, ge=-1, description="Stop after so many steps; -1 leaves it to the epochs.")
     learning_rate: Annotated[float, Field(gt=0)] = Field(1e-4, description="Peak learning rate.")
     per_device_train_batch_size: Positive = Field(8, description="Conversations a step on each device.")
@@ -238,7 +238,7 @@ class TrainingSection(Section):
     early_stopping_patience: Positive | None = Field(
         None, description="Stop after so many evaluations without a better figure."
     )
-    seed: int = Field(42, ge=0, lt=2**63, description="Seed of order, dropout and new weights.")
+    seed: int = Field(42, ge=0, description="Seed of order, dropout and new weights.")
 
 
 class EvaluationSection(Section):
@@ -268,9 +268,7 @@ class GenerationSection(Section):
     top_p: Annotated[float, Field(gt=0, le=1)] = Field(1.0, description="Draw from the likeliest with this mass.")
     top_k: Annotated[int, Field(ge=0)] = Field(50, description="Draw from so many likeliest tokens; 0 is all.")
     repetition_penalty: Annotated[float, Field(gt=0)] = Field(1.0, description="Above 1 repeats less.")
-    seed: int = Field(
-        42, ge=0, lt=2**63, description="Seed of the draws: the same question is answered the same way again."
-    )
+    seed: int = Field(42, ge=0, description="Seed of the draws: the same question is answered the same way again.")
     batch_size: Positive = Field(8, description="Prompts at once in batch and eval.")
     kernels: Literal["fast", "plain"] = Field(
         "fast", description="Batches are computed by our fast code, or plainly by the model's library, to compare."

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is there: what forks must not have its threads
 os.environ["TUNESMITH_LANG"] = "en"  # the sentences that tests expect, whatever the machine speaks
 
 CHATML = (

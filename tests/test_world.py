@@ -162,7 +162,6 @@ LONG = [
 ]
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(("engine", "method", "times"), [("ddp", "lora", 1), *LONG])
 def test_two_processes_train_what_one_trains(alone, tmp_path, engine, method, times):
     case = f"{engine}:{method}:{times}"
@@ -263,7 +262,6 @@ def command(tmp_path, tiny_folder, monkeypatch) -> list[str]:
     ]
 
 
-@pytest.mark.long
 def test_the_command_in_two_processes_is_the_command_in_one(command, tmp_path, capsys):
     one, two = tmp_path / "one", tmp_path / "two"
     command += ["evaluation.samples=3", "evaluation.during_training=3", "generation.max_new_tokens=6"]
@@ -306,7 +304,6 @@ def test_a_world_in_which_a_step_does_not_divide_is_refused(command, tmp_path, m
     assert "A step holds 6 conversations, and 1 processes with 4 each do not come out even." in said
 
 
-@pytest.mark.long
 def test_an_error_comes_once(command, tmp_path):
     tmp_path.joinpath("data.jsonl").write_text('{"nothing": 1}\n', encoding="utf-8")
     ranks = Ranks(2, lambda: main([*command, "-o", str(tmp_path / "run")]), tmp_path)
@@ -317,7 +314,6 @@ def test_an_error_comes_once(command, tmp_path):
     assert ranks.said(1) == ""
 
 
-@pytest.mark.long
 def test_a_process_that_is_killed_ends_the_others_and_the_run_goes_on(command, tmp_path, monkeypatch):
     run, log = tmp_path / "run", tmp_path / "said"
     settings = [*command, "-o", str(run), "training.max_steps=400"]

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,23 +13,14 @@ import pytest
 from tunesmith import rundir
 from tunesmith.actions.all import everything
 from tunesmith.actions.voice import Advance, Voice
-from tunesmith.cli import main
 from tunesmith.config.load import load
+from typed import tunesmith
 
 
 @pytest.fixture(autouse=True)
 def _here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TUNESMITH_LANG", "en")
     monkeypatch.chdir(tmp_path)
-
-
-def tunesmith(*words: object) -> tuple[int, list[str]]:
-    """Exit code and the lines of standard error."""
-    out, err = io.StringIO(), io.StringIO()
-    with redirect_stdout(out), redirect_stderr(err):
-        code = main([str(word) for word in words])
-    assert "Traceback" not in err.getvalue()
-    return code, err.getvalue().splitlines()
 
 
 def write_data(path: Path, n: int = 12) -> Path:

@@ -115,6 +115,21 @@ def test_many_questions_are_corrected():
         assert holm(values) == pytest.approx(slow)
 
 
+def by_scipy(one, other):
+    """The paired bootstrap interval of the difference of two columns' means."""
+    import numpy
+    from scipy import stats
+
+    return stats.bootstrap(
+        (one, other),
+        lambda x, y, axis: y.mean(axis) - x.mean(axis),
+        paired=True,
+        method="percentile",
+        n_resamples=DRAWS,
+        rng=numpy.random.default_rng(0),
+    ).confidence_interval
+
+
 def test_the_statistics_are_those_of_scipy_and_statsmodels():
     """On random tables: Wilson, McNemar, Holm, and the paired bootstrap, which draws the same rows as scipy's."""
     import numpy
@@ -136,14 +151,7 @@ def test_the_statistics_are_those_of_scipy_and_statsmodels():
         assert holm(values) == pytest.approx(multipletests(values, method="holm")[1])
     for n in (3, 40, 500):
         pairs = draw.normal(size=(n, 2)) + [0.0, 0.3]
-        wanted = stats.bootstrap(
-            (pairs[:, 0], pairs[:, 1]),
-            lambda a, b, axis: b.mean(axis) - a.mean(axis),
-            paired=True,
-            method="percentile",
-            n_resamples=DRAWS,
-            rng=numpy.random.default_rng(0),
-        ).confidence_interval
+        wanted = by_scipy(pairs[:, 0], pairs[:, 1])
         sums = redrawn(pairs.tolist())
         assert middle((sums[:, 1] - sums[:, 0]) / n) == pytest.approx((wanted.low, wanted.high))
 
@@ -191,9 +199,7 @@ def scored(folder: Path, answers: Sequence[str], *metrics: str) -> Path:
 
 def test_scored_metrics_are_compared_by_drawing_the_rows_again(tmp_path):
     """The mean of a row's figure against scipy; BLEU's own figure, of all rows, stands beside its interval."""
-    import numpy
     from sacrebleu.metrics import BLEU
-    from scipy import stats
 
     poor = [f"It is {gold.split()[0]} {'or not' * (i % 3)}" for i, (gold, _said) in enumerate(TEXTS * 6)]
     good = [said if i % 5 else "no" for i, (_gold, said) in enumerate(TEXTS * 6)]
@@ -205,14 +211,7 @@ def test_scored_metrics_are_compared_by_drawing_the_rows_again(tmp_path):
     assert told["bleu"].verdict == "higher"
     assert "bleu sentence" not in told
     columns = [[row["scores"]["rouge"]["rougeL"] for row in Report.read(side).rows] for side in (a, b)]
-    wanted = stats.bootstrap(
-        columns,
-        lambda x, y, axis: y.mean(axis) - x.mean(axis),
-        paired=True,
-        method="percentile",
-        n_resamples=DRAWS,
-        rng=numpy.random.default_rng(0),
-    ).confidence_interval
+    wanted = by_scipy(*columns)
     assert told["rouge rougeL"].interval == pytest.approx((wanted.low, wanted.high))
     kept = json.loads((found_folder := b / "comparison" / "comparison.json").read_text(encoding="utf-8"))
     assert [score["metric"] for score in kept["comparisons"][0]["scores"]] == ["bleu", "rouge", "rouge", "rouge"]

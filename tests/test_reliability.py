@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import errno
-import io
 import json
 import math
 import os
@@ -15,14 +14,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tunesmith import durable, rundir
-from tunesmith.cli import main
 from tunesmith.errors import RunError
+from typed import tunesmith
 
 HOME = Path(__file__).parents[1]
 KEPT = Path(__file__).parent / "kept"
@@ -39,15 +38,6 @@ SETTINGS = {
 @pytest.fixture(autouse=True)
 def _here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-
-
-def tunesmith(*words: object) -> tuple[int, list[str]]:
-    """Exit code and the lines of standard error."""
-    out, err = io.StringIO(), io.StringIO()
-    with redirect_stdout(out), redirect_stderr(err):
-        code = main([str(word) for word in words])
-    assert "Traceback" not in err.getvalue()
-    return code, err.getvalue().splitlines()
 
 
 def write_rows(path: Path, n: int = 16) -> Path:

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from tunesmith.config.load import Loaded
     from tunesmith.config.schema import Config
     from tunesmith.rundir import Checkpoint
+    from tunesmith.train.probe import Abilities
 
 PICTURE = 60  # seconds of training between two pictures of the loss: one takes half a second
 
@@ -170,25 +171,15 @@ def _kept(run: Path) -> str:
     return _("{name} is kept.").format(name=last.path.name) if last else _("No checkpoint was written yet.")
 
 
-def _train(begin: Begin, config: Config, prepared: Prepared, questions: Exam, voice: Voice, world: World) -> None:
-    import torch
-
-    from tunesmith.model import weights
+def _made_ready(begin: Begin, config: Config, prepared: Prepared, voice: Voice, world: World) -> tuple[Any, Abilities]:
+    """The model that is trained, from the base or behind a checkpoint, and what it was found able to do."""
     from tunesmith.model.adapter import add_adapter, describe_parameters
-    from tunesmith.model.folder import locate
     from tunesmith.model.kernels import use_fast_kernels
     from tunesmith.model.load import choices, load_model, load_target
-    from tunesmith.train import launch, memory
-    from tunesmith.train.loop import Loop
-    from tunesmith.train.loss import Trainee
-    from tunesmith.train.stop import Stop
-    from tunesmith.train.trial import rehearse
+    from tunesmith.train import launch
 
     run, checkpoint, name = begin.run, begin.checkpoint, str(config.model.name_or_path)
-    base, section = locate(name), config.training
-    full, sharded = config.method == "full", launch.sharded(section)
-    if world.several or section.deepspeed or section.fsdp:
-        world.join(section.ddp_timeout)
+    full, section = config.method == "full", config.training
     given = choices(config.model) | {"dtype": launch.weights_dtype(config.model.dtype, section, full=full)}
     given["device"] = launch.place(config.model.device, section, world)
     if checkpoint is not None:
@@ -202,12 +193,30 @@ def _train(begin: Begin, config: Config, prepared: Prepared, questions: Exam, vo
     able = _abilities(run, model, prepared, checkpoint, world)
     if able.reason:
         voice.say(able.reason)
-    if section.kernels == "fast" and not sharded:  # the fast forms keep a layer's weights, which then come and go
+    if section.kernels == "fast" and not launch.sharded(section):  # they keep weights, which then come and go
         use_fast_kernels(model)
-    if config.training.gradient_checkpointing:
+    if section.gradient_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
         model.enable_input_require_grads()
-    mark = weights.fingerprint(base)
+    return model, able
+
+
+def _train(begin: Begin, config: Config, prepared: Prepared, questions: Exam, voice: Voice, world: World) -> None:
+    import torch
+
+    from tunesmith.model import weights
+    from tunesmith.model.folder import locate
+    from tunesmith.train import launch, memory
+    from tunesmith.train.loop import Loop
+    from tunesmith.train.loss import Trainee
+    from tunesmith.train.stop import Stop
+    from tunesmith.train.trial import rehearse
+
+    run, checkpoint, name, section = begin.run, begin.checkpoint, str(config.model.name_or_path), config.training
+    if world.several or section.deepspeed or section.fsdp:
+        world.join(section.ddp_timeout)
+    model, able = _made_ready(begin, config, prepared, voice, world)
+    mark = weights.fingerprint(locate(name))
     if world.first:
         amend(run, base_fingerprint=mark, finished=False)
     accelerator = launch.start(section, weights=next(model.parameters()).dtype, device=launch.computes_on(model, world))
@@ -302,7 +311,7 @@ def _trackers(
         trackers.finish()
 
 
-def _abilities(run: Path, model: Any, prepared: Prepared, checkpoint: Checkpoint | None, world: World) -> Any:
+def _abilities(run: Path, model: Any, prepared: Prepared, checkpoint: Checkpoint | None, world: World) -> Abilities:
     """What the model was found able to do: tried out once, and kept for every resume, whose steps must be the same."""
     from tunesmith.model.attention import use_forest_attention
     from tunesmith.train.probe import Abilities, probe

@@ -52,11 +52,11 @@ def judge(
         kept.add({"key": name, "reply": reply})
         replies[name] = reply
 
-    todo = {names[key]: messages for key, messages in asked.items() if names[key] not in replies}
+    unanswered = {names[key]: messages for key, messages in asked.items() if names[key] not in replies}
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        waiting = [pool.submit(answer, *each) for each in todo.items()]
+        waiting = [pool.submit(answer, *each) for each in unanswered.items()]
         try:
-            for done, future in enumerate(as_completed(waiting), start=len(asked) - len(todo) + 1):
+            for done, future in enumerate(as_completed(waiting), start=len(asked) - len(unanswered) + 1):
                 future.result()
                 progress(done, len(asked))
         except BaseException:

@@ -234,7 +234,9 @@ def test_calls_of_tools_are_part_of_the_answer(tmp_path):
     rows = [Conversation((Message("user", "?"), gold))]
     report = run(tmp_path, Model(lambda i: ""), rows, answer_template=None, group_by=None)
     assert report.rows[0]["gold"] == '{"arguments": {"a": 2, "b": 1}, "id": null, "name": "look"}'
-    assert (report.accuracy, report.totals["groups"], report.totals["confusion"]) == (0, {}, None)
+    assert report.settings["metrics"] == ["tool_call"], "a call is no mere object, whose id would count"
+    assert (report.accuracy, report.totals["groups"]) == (0, {})
+    assert report.totals["confusion"] == {"look": {"(other)": 1}}
 
 
 def test_results_are_not_replaced_without_being_told_to(tmp_path):
